@@ -1,0 +1,96 @@
+"""``python -m canvas.storybook``: draw the world, train the embedded model from nothing, look at what it learnt."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+STAGES = ("vae", "data", "generator", "decoder", "export", "dictionary")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m canvas.storybook", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    sheet = commands.add_parser("sheet", help="draw a contact sheet of scenes with their captions")
+    sheet.add_argument("out", type=Path)
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--columns", type=int, default=8)
+    sheet.add_argument("--rows", type=int, default=6)
+
+    speed = commands.add_parser("speed", help="measure how many scenes are drawn in a second")
+    speed.add_argument("--scenes", type=int, default=400)
+
+    train = commands.add_parser("train", help="make the embedded model; every stage resumes from its checkpoint")
+    train.add_argument("stage", nargs="?", choices=("all", *STAGES), default="all")
+    train.add_argument("--run", type=Path, default=Path("runs/storybook"), help="where checkpoints and data lie")
+    train.add_argument("--out", type=Path, default=Path("assets/storybook"), help="the pipeline folder to write")
+    train.add_argument("--vae-minutes", type=float, default=15)
+    train.add_argument("--scenes", type=int, default=10_000, help="scenes drawn for the generator (mirrored: twice as many)")
+    train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
+    train.add_argument("--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents")
+    train.add_argument("--dictionary-minutes", type=float, default=4, help="the budget of each sparse autoencoder")
+    train.add_argument("--device", default=None, help="cpu or cuda; by default the best at hand")
+
+    samples = commands.add_parser("samples", help="a contact sheet of the model's pictures for fixed prompts, unselected")
+    samples.add_argument("out", type=Path)
+    samples.add_argument("--run", type=Path, default=Path("runs/storybook"))
+    samples.add_argument("--steps", type=int, default=None)
+    samples.add_argument("--guidance", type=float, default=None)
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    command = "python -m canvas.storybook " + shlex.join(argv if argv is not None else sys.argv[1:])
+    match args.command:
+        case "sheet":
+            from canvas.storybook.sheet import world_sheet
+
+            world_sheet(args.seed, args.columns, args.rows).save(args.out)
+        case "speed":
+            measure_speed(args.scenes)
+        case "train":
+            run_stages(args, command)
+        case "samples":
+            from canvas.storybook.samples import sample_sheet
+
+            sample_sheet(args.run, args.steps, args.guidance).save(args.out)
+
+
+def measure_speed(scenes: int) -> None:
+    import time
+
+    from canvas.storybook.vae import draw_many
+
+    started = time.monotonic()
+    draw_many(0, scenes)
+    print(f"{scenes / (time.monotonic() - started):.0f} scenes/s")
+
+
+def run_stages(args: argparse.Namespace, command: str) -> None:
+    from canvas.storybook import data, dictionary, export, generator, training, vae
+
+    device = args.device or training.best_device()
+    args.run.mkdir(parents=True, exist_ok=True)
+    chosen = STAGES if args.stage == "all" else (args.stage,)
+    for stage in chosen:
+        match stage:
+            case "vae":
+                vae.train(args.run, args.vae_minutes, device=device)
+            case "data":
+                data.prepare(args.run, args.scenes, device)
+            case "generator":
+                generator.train(args.run, args.minutes, device=device)
+            case "decoder":
+                vae.train(args.run, args.decoder_minutes, device=device, decoder_only=True)
+            case "export":
+                export.export(args.run, args.out, command)
+            case "dictionary":
+                dictionary.make(args.out, args.dictionary_minutes, device, command)
+
+
+if __name__ == "__main__":
+    main()
