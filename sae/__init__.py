@@ -1,7 +1,60 @@
-"""Sparse autoencoders on the activations of diffusion U-Nets. Knows nothing of painting or of a user interface."""
+"""Sparse autoencoders on the activations of diffusion U-Nets. Knows nothing of painting or of a user interface.
 
-from sae.errors import FeaturebrushError
+``sae.load(folder)`` gives an `SAE`. What only training and study need is imported at first use; the function that
+trains is ``sae.train.train``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sae.errors import FeaturebrushError, unknown
 from sae.formats import load
 from sae.model import SAE, SAEConfig
 
-__all__ = ["SAE", "FeaturebrushError", "SAEConfig", "load"]
+if TYPE_CHECKING:
+    from sae.activations import Reservoir, block_module, block_names, harvest, record, shuffled
+    from sae.atlas import Atlas, FeatureInfo
+    from sae.labels import FeatureLabels, label_features
+    from sae.metrics import evaluate, feature_concept_scores, feature_stats
+    from sae.train import Progress, TrainConfig
+
+__all__ = [
+    "SAE",
+    "Atlas",
+    "FeatureInfo",
+    "FeatureLabels",
+    "FeaturebrushError",
+    "Progress",
+    "Reservoir",
+    "SAEConfig",
+    "TrainConfig",
+    "block_module",
+    "block_names",
+    "evaluate",
+    "feature_concept_scores",
+    "feature_stats",
+    "harvest",
+    "label_features",
+    "load",
+    "record",
+    "shuffled",
+]
+
+_AT_FIRST_USE = {
+    **dict.fromkeys(("Reservoir", "block_module", "block_names", "harvest", "record", "shuffled"), "sae.activations"),
+    **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
+    **dict.fromkeys(("FeatureLabels", "label_features"), "sae.labels"),
+    **dict.fromkeys(("evaluate", "feature_concept_scores", "feature_stats"), "sae.metrics"),
+    **dict.fromkeys(("Progress", "TrainConfig"), "sae.train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AT_FIRST_USE:
+        # Python asks modules for names of its own (`__path__`, ...) and takes only AttributeError for a no.
+        raise AttributeError(
+            f"module 'sae' has no {name!r}" if name.startswith("_") else str(unknown("name", name, __all__))
+        )
+    return getattr(import_module(_AT_FIRST_USE[name]), name)

@@ -138,3 +138,77 @@ def harvest(
             value = calls[0] if len(calls) == 1 else torch.cat(calls)
             activations[name] = value if device is None else value.to(device)
         yield Harvested(batch, activations)
+
+
+def shuffled(chunks: Iterable[Tensor], batch: int, capacity: int, seed: int = 0) -> Iterator[Tensor]:
+    """Training batches ``[batch, d]`` in random order from a stream of activations ``[..., d]``.
+
+    Every vector comes out once; the last batch may be smaller. At most ``capacity`` vectors, and one chunk, wait in
+    the buffer; each time it is full, it is mixed and half of it leaves.
+    """
+    if batch < 1 or capacity < batch:
+        raise FeaturebrushError(f"batch {batch} must be at least 1, and capacity {capacity} at least batch")
+    generator = torch.Generator().manual_seed(seed)
+    waiting: list[Tensor] = []
+    count = 0
+
+    def mixed() -> Tensor:
+        rows = torch.cat(waiting)
+        return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+
+    for chunk in chunks:
+        rows = chunk.reshape(-1, chunk.shape[-1])
+        # A chunk may be larger than the buffer: take it in portions.
+        for portion in rows.split(capacity):
+            waiting.append(portion)
+            count += len(portion)
+            if count < capacity:
+                continue
+            pool = mixed()
+            leave = max(batch, count - capacity // 2) // batch * batch
+            yield from pool[:leave].split(batch)
+            waiting = [pool[leave:].clone()]
+            count -= leave
+    if count:
+        yield from mixed().split(batch)
+
+
+class Reservoir:
+    """A uniform random sample, of bounded size, of a stream of vectors (Vitter's algorithm R)."""
+
+    def __init__(self, capacity: int, seed: int = 0):
+        if capacity < 1:
+            raise FeaturebrushError(f"capacity must be at least 1, not {capacity}")
+        self.capacity = capacity
+        self.seen = 0
+        """How many vectors were offered."""
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept: Tensor | None = None
+
+    def add(self, activations: Tensor) -> None:
+        """Offer the vectors of ``activations [..., d]``, which are copied; the first call sets device and dtype."""
+        rows = activations.reshape(-1, activations.shape[-1])
+        if self._kept is None:
+            self._kept = rows.new_empty((self.capacity, rows.shape[1]))
+        if rows.shape[1] != self._kept.shape[1]:
+            raise FeaturebrushError(f"vectors of width {rows.shape[1]} given after ones of {self._kept.shape[1]}")
+        first = min(len(rows), max(0, self.capacity - self.seen))
+        self._kept[self.seen : self.seen + first] = rows[:first]
+        later = torch.arange(first, len(rows))
+        # The n-th vector, counted from 1, takes the place drawn from n places, if that is one of the reservoir's.
+        draws = torch.rand(len(later), generator=self._generator, dtype=torch.float64) * (self.seen + later + 1)
+        place = draws.long()
+        stays = place < self.capacity
+        place, later = place[stays], later[stays]
+        # Of several that drew one place, the last stays.
+        taken, group = place.unique(return_inverse=True)
+        winner = torch.zeros_like(taken).scatter_reduce_(0, group, later, "amax")
+        self._kept[taken.to(rows.device)] = rows[winner.to(rows.device)]
+        self.seen += len(rows)
+
+    @property
+    def rows(self) -> Tensor:
+        """The sample ``[min(seen, capacity), d]``, in no particular order; a view, which later calls change."""
+        if self._kept is None:
+            raise FeaturebrushError("the reservoir is empty: add activations first")
+        return self._kept[: min(self.seen, self.capacity)]
