@@ -1,0 +1,43 @@
+"""Starts the page: ``python app.py``. Also the entry of a Hugging Face Space."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sae.errors import FeaturebrushError
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Featurebrush: paint with concepts, in the browser.")
+    parser.add_argument("--model", default="storybook", metavar="NAME", help="storybook, or a model's folder")
+    parser.add_argument("--host", help="address to listen on (default: GRADIO_SERVER_NAME, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (default: GRADIO_SERVER_PORT, else the first free from 7860)")
+    parser.add_argument("--share", action="store_true", help="also make a temporary public link")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the model, serve the page until interrupted."""
+    options = parse(arguments)
+    from canvas.painter import Painter
+    from canvas.ui import page
+
+    try:
+        painter = Painter.load(options.model)
+    except FeaturebrushError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    page.launch(
+        page.build(painter, page.opening(painter)),
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share or None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

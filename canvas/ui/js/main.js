@@ -1,0 +1,247 @@
+// Puts the page together when Gradio has put its elements on the screen.
+
+const KEEP = "featurebrush:painting";
+const NARROW = "(max-width: 860px)";
+
+async function startPage(root) {
+  const find = (selector) => root.querySelector(selector);
+  const session = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
+  const narrow = matchMedia(NARROW);
+  const fold = () => (find("details").open = !narrow.matches);
+  narrow.addEventListener("change", fold);
+  fold();
+
+  const status = makeStatus(find);
+  const opened = await open(session, status);
+  const painting = await fromJson(opened.painting);
+  const { strength, size } = opened;
+  const tool = { brush: null, mode: "add", rub: false, strength, size, seedLocked: false };
+  const store = makeStore(painting, tool);
+  store.concepts = opened.concepts;
+
+  const picture = makePicture(find(".fb-picture"));
+  const overlay = makeOverlay(find(".fb-overlay"));
+  const stage = makeStage({ easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse });
+  let shown = 0;
+  const net = makeNet({
+    server,
+    session,
+    current: () => store.painting,
+    onSent: (number) => overlay.seal(number, stage.painting),
+    onStatus: status.show,
+    async onFrame({ number, image }) {
+      await picture.show(image);
+      overlay.acknowledge(number);
+      shown = number;
+    },
+  });
+
+  const icons = opened.icons && URL.createObjectURL(await (await fetch(opened.icons)).blob());
+  const palette = makePalette({
+    root: find(".fb-palette"), store, icons, iconsARow: opened.icons_a_row, onPick: hold,
+  });
+  const tools = makeTools({ root: find(".fb-tools"), store });
+  makeSettings({ root: find(".fb-side"), store, onChange: change });
+  makeLayers({
+    root: find(".fb-side"), store, iconOf: palette.iconOf, colourOf: stage.colourOf, onChange: change, onHover: peek,
+  });
+
+  /** Takes a brush in hand: from now on strokes make a layer of it, unless one is active already. */
+  function hold(brush) {
+    if (store.active && !sameBrush(store.active.brush, brush)) store.activeId = null;
+    store.setTool({ brush, rub: false });
+  }
+
+  function change() {
+    net.request();
+  }
+
+  function refuse() {
+    const wanted = store.tool.rub ? find(".fb-guide") : find(".fb-concepts");
+    wanted.classList.remove("fb-nudge");
+    void wanted.offsetWidth; // restarts the animation
+    wanted.classList.add("fb-nudge");
+  }
+
+  function peek(id) {
+    const layer = layerOf(store.painting, id) ?? (store.tool.rub ? store.active : null);
+    overlay.showMask(layer?.mask ?? null, layer ? stage.colourOf(layer.brush) : "");
+  }
+
+  async function keep() {
+    const text = await toJson(store.painting);
+    try {
+      localStorage.setItem(KEEP, text);
+    } catch {
+      // a browser without storage still paints
+    }
+  }
+
+  let keeping = 0;
+  function refresh(what) {
+    find("[data-do=undo]").disabled = !store.canUndo;
+    find("[data-do=redo]").disabled = !store.canRedo;
+    find("[data-do=clear]").disabled = store.painting.layers.length === 0;
+    root.dataset.tool = store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
+    guide();
+    if (store.tool.rub || what === "tool") peek(null);
+    clearTimeout(keeping);
+    keeping = setTimeout(keep, 400);
+  }
+
+  function guide() {
+    const { brush, mode, rub } = store.tool;
+    const { active } = store;
+    let text = narrow.matches ? TEXT.hint_narrow : TEXT.hint;
+    if (rub) text = active ? TEXT.guide_rub : TEXT.guide_rub_none;
+    else if (brush) text = mode === "erase" ? TEXT.guide_remove : TEXT.guide_paint;
+    const name = rub ? brushName(active?.brush) : brushName(brush);
+    find(".fb-guide").textContent = text.replace("{name}", name.toLowerCase());
+  }
+
+  function travel(step) {
+    stage.cancel();
+    step();
+    change();
+  }
+
+  function clear() {
+    if (!store.painting.layers.length) return;
+    store.commit({ ...store.painting, layers: [] });
+    change();
+  }
+
+  async function download() {
+    try {
+      const answer = await server.png({ session, painting: await toJson(store.painting) });
+      if (answer.error) throw new Error(answer.error);
+      const link = document.createElement("a");
+      link.href = answer.image;
+      link.download = `featurebrush-${store.painting.seed}.png`;
+      link.click();
+    } catch (error) {
+      status.say(TEXT.error_download.replace("{why}", error.message));
+    }
+  }
+
+  const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear, download };
+  for (const [name, act] of Object.entries(actions)) find(`[data-do=${name}]`).addEventListener("click", act);
+
+  function onKey(event) {
+    if (!root.isConnected) {
+      document.removeEventListener("keydown", onKey);
+      return;
+    }
+    const typing = event.target.closest?.("textarea, input:not([type=range])");
+    const key = event.key.toLowerCase();
+    if (event.ctrlKey || event.metaKey) {
+      const step = { z: event.shiftKey ? store.redo : store.undo, y: store.redo }[key];
+      if (!step || typing) return;
+      event.preventDefault();
+      travel(step);
+      return;
+    }
+    if (typing || event.altKey) return;
+    const act = {
+      "[": () => tools.resize(-1),
+      "]": () => tools.resize(1),
+      "/": () => palette.search.focus(),
+      b: () => tools.choose("add"),
+      x: () => tools.choose("erase"),
+      e: () => tools.choose("rub"),
+      escape: stage.cancel,
+    }[key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+  document.addEventListener("keydown", onKey);
+  narrow.addEventListener("change", guide);
+
+  store.listen(refresh);
+  refresh();
+  if (opened.restored) status.say(TEXT.restored, 4000);
+  if (opened.lost) status.say(TEXT.not_restored.replace("{why}", opened.lost));
+  if (opened.error) status.show("error", opened.error);
+  else {
+    await picture.show(opened.image);
+    status.show("ready", { ms: opened.ms, fps: 0 });
+  }
+  root.dataset.ready = "yes";
+
+  window.featurebrush = {
+    /** The painting now; masks are the page's own rasters. */
+    painting: () => store.painting,
+    /** The painting's JSON, as Python reads it. */
+    json: () => toJson(store.painting),
+    /** Shows the painting of a JSON text, as one step of the history. */
+    async load(text) {
+      store.commit(await fromJson(text));
+      change();
+    },
+    pick: palette.pick,
+    tool: () => ({ ...store.tool, active: store.activeId }),
+    /** Whether the picture has not yet followed the painting. */
+    busy: () => net.busy,
+    /** How many frames were asked for, and which one is on the screen. */
+    frames: () => ({ asked: net.number, shown }),
+  };
+}
+
+/** The first answer of the server: asked for until it comes. */
+async function open(session, status) {
+  let painting = null;
+  try {
+    painting = localStorage.getItem(KEEP);
+  } catch {
+    // a browser without storage opens the first painting
+  }
+  for (;;) {
+    try {
+      return await server.start({ session, number: 0, painting });
+    } catch {
+      status.show("reconnecting");
+      await new Promise((done) => setTimeout(done, 1500));
+    }
+  }
+}
+
+/** The line that says what is going on, and the note over the picture where something went wrong. */
+function makeStatus(find) {
+  const pill = find(".fb-status");
+  const toast = find(".fb-toast");
+  let leaving = 0;
+  let about = "";
+  toast.querySelector("button").addEventListener("click", () => say(""));
+
+  function say(text, forMs = 0) {
+    clearTimeout(leaving);
+    about = "";
+    toast.querySelector("span").textContent = text;
+    toast.hidden = !text;
+    if (forMs) leaving = setTimeout(() => say(""), forMs);
+  }
+
+  function show(state, detail) {
+    pill.dataset.state = state;
+    find(".fb-easel").dataset.state = state;
+    const words = pill.querySelector("span");
+    if (state === "reconnecting" && about !== "connection") {
+      say(TEXT.reconnecting);
+      about = "connection";
+    } else if (state === "error") {
+      say(detail);
+      about = "error";
+    } else if (state === "ready" && about) say("");
+    if (state === "ready") {
+      const key = detail.fps ? "status_fps" : detail.ms ? "status_ms" : "status_ready";
+      words.textContent = TEXT[key].replace("{fps}", detail.fps.toFixed(1)).replace("{ms}", detail.ms);
+    } else if (state !== "working" || words.textContent === TEXT.starting || !words.textContent) {
+      words.textContent = TEXT[`status_${state}`];
+    } else if (!/\d/.test(words.textContent)) words.textContent = TEXT.status_working;
+  }
+
+  return { show, say };
+}
+
+startPage(element.querySelector(".fb"));

@@ -1,0 +1,202 @@
+// The picture and painting on it.
+
+const CROSSFADE_MS = 140;
+const MIN_STEP = 0.002; // of the picture's width: a pointer that moved less has not moved
+const KEY_STEP = 0.02;
+
+function makePicture(canvas) {
+  const context = canvas.getContext("2d");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  let last = null;
+  let turn = 0;
+
+  function paint(image, from, share) {
+    if (from) {
+      context.globalAlpha = 1;
+      context.drawImage(from, 0, 0, canvas.width, canvas.height);
+    }
+    context.globalAlpha = share;
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = 1;
+  }
+
+  return {
+    /** Shows the picture at `url`, blended in from the one before so that nothing flickers. */
+    async show(url) {
+      const image = new Image();
+      image.src = url;
+      await image.decode();
+      const mine = ++turn;
+      const from = last;
+      last = image;
+      if (canvas.width !== image.naturalWidth || canvas.height !== image.naturalHeight) {
+        canvas.width = image.naturalWidth;
+        canvas.height = image.naturalHeight;
+      }
+      const start = performance.now();
+      const step = (now) => {
+        if (mine !== turn) return;
+        const share = Math.min(1, Math.max(0, now - start) / CROSSFADE_MS);
+        paint(image, from, share);
+        if (share < 1) requestAnimationFrame(step);
+      };
+      if (from && !calm.matches && document.visibilityState === "visible") step(start);
+      else paint(image, null, 1);
+    },
+  };
+}
+
+/** A stroke's coverage on the mask's raster. */
+function makeRaster() {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = MASK;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  return (points, diameter) => {
+    context.clearRect(0, 0, MASK, MASK);
+    tracePath(context, points, diameter, MASK);
+    const pixels = context.getImageData(0, 0, MASK, MASK).data;
+    const data = new Uint8Array(MASK * MASK);
+    for (let i = 0; i < data.length; i++) data[i] = pixels[4 * i + 3];
+    return makeMask(data);
+  };
+}
+
+/** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed. */
+function makeStage({ easel, store, overlay, onPaint, onRefuse }) {
+  const rasterise = makeRaster();
+  let stroke = null; // {pointer, points, diameter, rub, id, base}
+  let scheduled = false;
+  let keyPoint = { x: 0.5, y: 0.5 };
+
+  function pointOf(event) {
+    const box = easel.getBoundingClientRect();
+    return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
+  }
+
+  /** The layer that a stroke goes to: the active one if it is painted with the same brush, else a new one on top. */
+  function target() {
+    const { brush, mode, strength } = store.tool;
+    const active = store.active;
+    const same = active && sameBrush(active.brush, brush) && active.mode === mode && active.visible && !active.locked;
+    if (same && (mode === "erase" || active.strength === strength)) return active;
+    const layer = makeLayer({ brush, mode, strength: mode === "erase" ? 1 : strength });
+    store.activeId = layer.id;
+    store.preview({ ...store.painting, layers: [...store.painting.layers, layer] });
+    return layer;
+  }
+
+  function begin(point, pointer) {
+    const { rub, brush, size } = store.tool;
+    const active = store.active;
+    if (rub ? !active || active.locked : !brush) {
+      onRefuse();
+      return;
+    }
+    const layer = rub ? active : target();
+    stroke = { pointer, points: [point], diameter: size, rub, id: layer.id, base: layer.mask };
+    overlay.begin(point, size, rub ? "#ffffff" : colourOf(layer.brush));
+    schedule();
+  }
+
+  const colourOf = (brush) => `hsl(${hueOf(brush, store.concepts)} 85% 62%)`;
+
+  function extend(points) {
+    const kept = [];
+    let last = stroke.points.at(-1);
+    for (const point of points) {
+      if (Math.hypot(point.x - last.x, point.y - last.y) < MIN_STEP) continue;
+      kept.push((last = point));
+    }
+    if (!kept.length) return;
+    stroke.points.push(...kept);
+    overlay.extend(kept);
+    schedule();
+  }
+
+  function schedule() {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      if (stroke) apply();
+    });
+  }
+
+  function apply() {
+    const { points, diameter, rub, id, base } = stroke;
+    const drawn = rasterise(points, diameter);
+    const mask = rub ? minusOf(base, drawn) : unionOf(base, drawn);
+    store.preview(withLayer(store.painting, id, { mask }));
+    onPaint();
+  }
+
+  function end() {
+    if (!stroke) return;
+    apply();
+    stroke = null;
+    store.commit();
+  }
+
+  function cancel() {
+    if (!stroke) return;
+    stroke = null;
+    overlay.forget();
+    store.revert();
+    onPaint();
+  }
+
+  function follow(event) {
+    const { size, rub } = store.tool;
+    const mouse = event && event.pointerType !== "touch";
+    overlay.moveCursor(mouse || stroke ? { ...pointOf(event), diameter: size, dashed: rub } : null);
+  }
+
+  easel.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || !event.isPrimary || event.target.closest("button")) return;
+    easel.setPointerCapture(event.pointerId);
+    begin(pointOf(event), event.pointerId);
+    follow(event);
+  });
+  easel.addEventListener("pointermove", (event) => {
+    follow(event);
+    if (stroke?.pointer !== event.pointerId) return;
+    const events = event.getCoalescedEvents?.() ?? [];
+    extend((events.length ? events : [event]).map(pointOf));
+  });
+  easel.addEventListener("pointerup", (event) => {
+    if (stroke?.pointer !== event.pointerId) return;
+    extend([pointOf(event)]);
+    end();
+    if (event.pointerType === "touch") overlay.moveCursor(null);
+  });
+  easel.addEventListener("pointercancel", (event) => {
+    if (stroke?.pointer === event.pointerId) cancel();
+    overlay.moveCursor(null);
+  });
+  easel.addEventListener("pointerleave", () => {
+    if (!stroke) overlay.moveCursor(null);
+  });
+  easel.addEventListener("blur", () => overlay.moveCursor(null));
+
+  easel.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (event.target !== easel || event.ctrlKey || event.metaKey || (!move && event.key !== " ")) return;
+    event.preventDefault();
+    if (move) {
+      const within = (value) => Math.min(1, Math.max(0, value));
+      keyPoint = { x: within(keyPoint.x + KEY_STEP * move[0]), y: within(keyPoint.y + KEY_STEP * move[1]) };
+    } else {
+      begin(keyPoint, null);
+      end();
+    }
+    overlay.moveCursor({ ...keyPoint, diameter: store.tool.size, dashed: store.tool.rub });
+  });
+
+  return {
+    cancel,
+    colourOf,
+    get painting() {
+      return stroke !== null;
+    },
+  };
+}

@@ -1,0 +1,98 @@
+// Values: masks, layers and paintings. Never changed in place: every edit is a new object, so undo is a list of them.
+
+const MASK = 128;
+const PAINTING_VERSION = 1;
+
+/** A raster of coverage over the whole picture, 128 x 128 bytes, row by row. */
+function makeMask(data) {
+  return { data, deflated: null };
+}
+
+const EMPTY_MASK = makeMask(new Uint8Array(MASK * MASK));
+
+function joinMasks(a, b, join) {
+  const data = new Uint8Array(MASK * MASK);
+  for (let i = 0; i < data.length; i++) data[i] = join(a.data[i], b.data[i]);
+  return makeMask(data);
+}
+
+const unionOf = (a, b) => joinMasks(a, b, Math.max);
+const minusOf = (a, b) => joinMasks(a, b, (x, y) => Math.min(x, 255 - y));
+const isEmptyMask = (mask) => mask.data.every((value) => value === 0);
+
+async function throughStream(bytes, stream) {
+  const piped = new Blob([bytes]).stream().pipeThrough(stream);
+  return new Uint8Array(await new Response(piped).arrayBuffer());
+}
+
+function base64(bytes) {
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+  return btoa(text);
+}
+
+/** The mask as it stands in a painting's JSON. Kept with the mask: a layer that does not change is packed once. */
+function packMask(mask) {
+  mask.deflated ??= throughStream(mask.data, new CompressionStream("deflate")).then(base64);
+  return mask.deflated.then((deflate) => ({ size: [MASK, MASK], deflate }));
+}
+
+async function unpackMask(packed) {
+  const bytes = Uint8Array.from(atob(packed.deflate), (c) => c.charCodeAt(0));
+  const data = await throughStream(bytes, new DecompressionStream("deflate"));
+  const [height, width] = packed.size;
+  if (data.length !== width * height || width !== MASK || height !== MASK) throw new Error("bad mask");
+  return makeMask(data);
+}
+
+let layersMade = 0;
+
+/** A layer. `id` is the page's own and does not travel. */
+function makeLayer(fields) {
+  return Object.freeze({
+    id: ++layersMade, name: "", mask: EMPTY_MASK, strength: 1, mode: "add", steps: [0, 1], visible: true,
+    locked: false, ...fields,
+  });
+}
+
+const withLayer = (painting, id, changes) => ({
+  ...painting,
+  layers: painting.layers.map((layer) => (layer.id === id ? Object.freeze({ ...layer, ...changes }) : layer)),
+});
+
+const withoutLayer = (painting, id) => ({ ...painting, layers: painting.layers.filter((layer) => layer.id !== id) });
+
+const layerOf = (painting, id) => painting.layers.find((layer) => layer.id === id) ?? null;
+
+const sameBrush = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+/** What to call a brush on the page. */
+function brushName(brush) {
+  if (!brush) return "";
+  if (brush.concept) return titled(brush.concept);
+  if (brush.feature !== undefined) return `${brush.block} · ${brush.feature}`;
+  return brush.block;
+}
+
+const titled = (name) => name.charAt(0).toUpperCase() + name.slice(1);
+
+async function toJson(painting) {
+  const layers = painting.layers.map(async ({ name, brush, mask, strength, mode, steps, visible, locked }) => ({
+    name, brush, mask: await packMask(mask), strength, mode, steps, visible, locked,
+  }));
+  const { model, prompt, seed, steps, guidance } = painting;
+  const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance };
+  return JSON.stringify({ ...document, layers: await Promise.all(layers) });
+}
+
+async function fromJson(text) {
+  const { model, prompt, seed, steps = null, guidance = null, layers = [] } = JSON.parse(text);
+  const made = layers.map(async (layer) => makeLayer({ ...layer, mask: await unpackMask(layer.mask) }));
+  return { model, prompt, seed, steps, guidance, layers: await Promise.all(made) };
+}
+
+/** A colour for a brush's strokes: the same one every time, neighbours in the palette far apart. */
+function hueOf(brush, concepts) {
+  const place = concepts.findIndex((concept) => concept.name === brush?.concept);
+  return Math.round(((place < 0 ? 5 : place) * 137.5 + 265) % 360);
+}

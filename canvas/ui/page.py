@@ -1,0 +1,234 @@
+"""The Gradio page: one canvas of our own in a ``gr.HTML``, and an API endpoint for programs.
+
+The page's look and behaviour are in ``page.html``, ``page.css``, ``js/*.js`` and ``text.json`` beside this file. What a
+person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's time;
+the model stands behind a ``Studio``, which renders only the newest painting of each session.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import gradio as gr
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from canvas.painting import Painting
+from canvas.ui.session import Studio
+from sae.errors import FeaturebrushError
+
+log = logging.getLogger("featurebrush.ui")
+
+HERE = Path(__file__).parent
+SCRIPTS = ("values", "store", "net", "overlay", "stage", "palette", "layers", "settings", "main")
+"""The files of ``js/`` in the order in which they are joined to one function body."""
+ICON = 96
+ICONS_A_ROW = 8
+TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
+
+
+class PainterLike(Protocol):
+    """What the page needs of a ``canvas.painter.Painter``."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+
+    @property
+    def concepts(self) -> tuple[Any, ...]: ...
+
+    def render(self, painting: Painting) -> Image.Image: ...
+
+    def check(self, painting: Painting) -> None: ...
+
+    def icon(self, concept_name: str) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the page shows before anything is painted."""
+
+    painting: Painting
+    """The first picture."""
+    strength: float = 1.0
+    """The brush's strength at the start."""
+    size: float = 0.16
+    """The brush's diameter at the start, as a fraction of the picture's width."""
+
+
+def build(painter: PainterLike, opening: Opening) -> gr.Blocks:
+    """The page for ``painter``; show it with ``launch``."""
+    desk = _Desk(painter, opening)
+    with gr.Blocks(title=TEXT["title"], fill_width=True, fill_height=True, analytics_enabled=False) as page:
+        gr.HTML(
+            html_template=template(),
+            js_on_load=script(),
+            head=f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
+            server_functions=desk.functions(),
+            apply_default_css=False,
+            elem_id="featurebrush",
+        )
+        source = gr.Textbox(visible=False, label="painting")
+        result = gr.Image(visible=False, label="picture", type="pil", format="png")
+        gr.Button(visible=False).click(desk.render, source, result, api_name="render")
+    return page
+
+
+def opening(painter: PainterLike) -> Opening:
+    """The first picture of ``painter``'s model: its own suggestion if it has one, else its plain picture."""
+    return Opening(Painting(model=painter.model, prompt=TEXT["opening_prompt"], seed=7))
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """Serve ``page``; ``options`` go to ``gr.Blocks.launch``."""
+    fonts = ("ui-sans-serif", "system-ui", "sans-serif")
+    theme = gr.themes.Base(font=fonts, font_mono=("ui-monospace", "monospace")).set(
+        body_background_fill="#f1f1ee", body_background_fill_dark="#131315"
+    )
+    return page.launch(
+        theme=theme, footer_links=[], favicon_path=HERE / "favicon.svg", ssr_mode=False, show_error=True, **options
+    )
+
+
+class _Desk:
+    """The functions that the browser calls. Each takes and returns JSON; errors come back as words."""
+
+    def __init__(self, painter: PainterLike, opening: Opening) -> None:
+        self._painter = painter
+        self._opening = opening
+        self._studio = Studio(painter.render)
+        self._palette = palette(painter)
+
+    def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
+        """What the browser calls, as plain functions: Gradio marks them with an attribute, which methods cannot bear."""
+
+        def start(request: dict[str, Any]) -> dict[str, Any]:
+            return self.start(request)
+
+        def frame(request: dict[str, Any]) -> dict[str, Any]:
+            return self.frame(request)
+
+        def png(request: dict[str, Any]) -> dict[str, Any]:
+            return self.png(request)
+
+        return [start, frame, png]
+
+    def start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{session, painting?}``: the palette, and the first frame of the saved painting or of the opening one."""
+        answer = {**self._palette, "strength": self._opening.strength, "size": self._opening.size}
+        saved = request.get("painting") if isinstance(request, dict) else None
+        if saved:
+            frame = self.frame(request)
+            if "image" in frame:
+                return {**answer, **frame, "painting": saved, "restored": True}
+            answer["lost"] = frame.get("error", "")
+        opening = self._opening.painting.to_json()
+        return {**answer, **self.frame({**request, "painting": opening}), "painting": opening, "restored": False}
+
+    def frame(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{session, number, painting}``: its picture, or ``dropped`` where a newer painting took its place."""
+
+        def answer() -> dict[str, Any]:
+            frame = self._studio.frame(str(request["session"]), self._painting(request["painting"]))
+            number = request.get("number", 0)
+            if frame is None:
+                return {"number": number, "dropped": True}
+            return {"number": number, "image": data_url(frame.image), "ms": round(frame.ms)}
+
+        return _in_words(answer, {"number": request.get("number", 0) if isinstance(request, dict) else 0})
+
+    def png(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{painting}``: its picture without loss, with the painting itself in the PNG's ``featurebrush`` text."""
+
+        def answer() -> dict[str, Any]:
+            painting = self._painting(request["painting"])
+            image = self._studio.always(painting).image
+            info = PngInfo()
+            info.add_text("featurebrush", painting.to_json())
+            return {"image": data_url(image, "PNG", pnginfo=info)}
+
+        return _in_words(answer, {})
+
+    def render(self, painting: str) -> Image.Image:
+        """The API's ``/render``: a painting's JSON to its picture."""
+        try:
+            return self._studio.always(self._painting(painting)).image
+        except FeaturebrushError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def _painting(self, text: str) -> Painting:
+        painting = Painting.from_json(text)
+        self._painter.check(painting)
+        return painting
+
+
+def _in_words(work: Callable[[], dict[str, Any]], rest: dict[str, Any]) -> dict[str, Any]:
+    """The boundary: what ``work`` answers, or ``rest`` with the error in words."""
+    try:
+        return work()
+    except FeaturebrushError as error:
+        return {**rest, "error": str(error)}
+    except (KeyError, TypeError):
+        log.exception("not a request of this page")
+        return {**rest, "error": TEXT["error_request"]}
+    except Exception:
+        log.exception("rendering failed")
+        return {**rest, "error": TEXT["error_unexpected"]}
+
+
+def palette(painter: PainterLike) -> dict[str, Any]:
+    """What the browser needs to draw the palette: concepts in order, and their icons as one sprite sheet."""
+    concepts, icons = [], []
+    order = {group: place for place, group in enumerate(painter.groups)}
+    for concept in sorted(painter.concepts, key=lambda concept: order.get(concept.group, len(order))):
+        entry = {"name": concept.name, "group": concept.group or TEXT["group_other"], "icon": None}
+        entry["synonyms"] = list(concept.synonyms)
+        try:
+            icons.append(painter.icon(concept.name).convert("RGB").resize((ICON, ICON)))
+            entry["icon"] = len(icons) - 1
+        except (FeaturebrushError, OSError) as error:
+            log.warning("no icon for %r: %s", concept.name, error)
+        concepts.append(entry)
+    return {"concepts": concepts, "icons": data_url(sprites(icons)) if icons else "", "icons_a_row": ICONS_A_ROW}
+
+
+def sprites(icons: Iterable[Image.Image]) -> Image.Image:
+    """Icons side by side, ``ICONS_A_ROW`` a row."""
+    icons = list(icons)
+    rows = -(-len(icons) // ICONS_A_ROW)
+    sheet = Image.new("RGB", (ICON * ICONS_A_ROW, ICON * rows))
+    for i, icon in enumerate(icons):
+        sheet.paste(icon, (i % ICONS_A_ROW * ICON, i // ICONS_A_ROW * ICON))
+    return sheet
+
+
+def data_url(image: Image.Image, kind: str = "JPEG", **options: Any) -> str:
+    """``image`` as a ``data:`` URL; JPEG at a quality at which nobody sees it, being the fastest to write and read."""
+    file = io.BytesIO()
+    if kind == "JPEG":
+        options = {"quality": 95, "subsampling": 0, **options}
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def template() -> str:
+    """``page.html`` with its ``[[key]]`` filled in from ``text.json``."""
+    source = (HERE / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\[\[(\w+)\]\]", lambda key: html.escape(TEXT[key[1]]), source)
+
+
+def script() -> str:
+    """The page's scripts as one function body; Gradio runs it with ``element`` and ``server`` in scope."""
+    parts = [(HERE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(['"use strict";', f"const TEXT = {json.dumps(TEXT)};", *parts])
