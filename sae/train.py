@@ -105,7 +105,7 @@ class Progress(NamedTuple):
     vectors: int
     """Vectors seen."""
     loss: float
-    """Mean squared error of the normalised vectors, whose variance is about 1: near the share of it left unexplained."""
+    """Mean squared error of the normalised vectors, whose variance is about 1: about the share left unexplained."""
     aux_loss: float
     """AuxK's loss before its weight: share of the residual that dead features do not explain; 0 if none is dead."""
     l0: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,9 +41,9 @@ def hooks(unet: torch.nn.Module) -> int:
 
 def test_names_resolve_to_the_modules(unet: UNet2DConditionModel) -> None:
     assert block_names(unet) == ("down.1.0", "mid.0", "up.0.0", "up.0.1")
-    assert block_module(unet, "down.1.0") is unet.down_blocks[1].attentions[0]
-    assert block_module(unet, "mid.0") is unet.mid_block.attentions[0]
-    assert block_module(unet, "up.0.1") is unet.up_blocks[0].attentions[1]
+    assert block_module(unet, "down.1.0") is unet.get_submodule("down_blocks.1.attentions.0")
+    assert block_module(unet, "mid.0") is unet.get_submodule("mid_block.attentions.0")
+    assert block_module(unet, "up.0.1") is unet.get_submodule("up_blocks.0.attentions.1")
 
 
 @pytest.mark.parametrize("name", ["down.0.0", "down.1.1", "mid", "down_blocks.1.attentions.0", "", "up.9.9"])

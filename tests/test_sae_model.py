@@ -100,10 +100,10 @@ def test_unscaled_commutes_with_scaling(scale: float, seed: int) -> None:
     u = torch.randn(20, 6, generator=torch.Generator().manual_seed(seed))
     near = ((u - s.b_dec) @ s.W_enc.T + s.b_enc - s.threshold).abs() < 1e-4
     big = unscaled(s, scale)
-    tolerance = {"rtol": 1e-4, "atol": 1e-4 * scale}
-    torch.testing.assert_close(big.encode(scale * u)[~near], scale * s.encode(u)[~near], **tolerance)
+    atol = 1e-4 * scale
+    torch.testing.assert_close(big.encode(scale * u)[~near], scale * s.encode(u)[~near], rtol=1e-4, atol=atol)
     keep = ~near.any(1)
-    torch.testing.assert_close(big(scale * u)[keep], scale * s(u)[keep], **tolerance)
+    torch.testing.assert_close(big(scale * u)[keep], scale * s(u)[keep], rtol=1e-4, atol=atol)
     torch.testing.assert_close(big.W_dec, s.W_dec)
 
 
