@@ -1,0 +1,245 @@
+"""The Painter: the one object that users hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from canvas import models
+from canvas.concepts import Concept, ConceptNames, Feature, read_features
+from canvas.engine import Engine, Plan, Recent
+from canvas.painting import Brush, Painting
+from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector
+from sae.errors import FeaturebrushError, unknown
+
+T = TypeVar("T")
+
+_ICON_SIZE = 96
+_ICONS_A_ROW = 8
+
+
+class Painter:
+    """Makes pictures of paintings with one model.
+
+    ``painter = Painter.load(); painter.render(Painting(seed=7).paint("castle", Mask.disc(0.3, 0.6, 0.15)))``
+
+    It may be used from several threads; renderings wait for each other.
+    """
+
+    def __init__(self, model: models.Model):
+        self._model = model
+        self._names = ConceptNames(model.concepts)
+        self._vectors: Recent[FeatureSet, Tensor] = Recent(256)
+        self._features: dict[str, tuple[Feature, ...]] = {}
+        self._lock = threading.Lock()
+        self.engine = Engine(model.pipeline)
+        """The sampler; ``engine.forget()`` is needed after the pipeline's weights were changed from outside."""
+
+    @classmethod
+    def load(cls, model: str | Path = "storybook", device: str | torch.device | None = None) -> Painter:
+        """A painter with the model of that name, or with the one in a local folder.
+
+        Parameters: ``device`` as torch names it; None means CUDA if it is there, else the CPU. Never touches the
+        network. Raises ``FeaturebrushError`` for an unknown model and for a folder with a part missing.
+        """
+        return cls(models.load(model, device))
+
+    @property
+    def model(self) -> str:
+        """The model's name, as a painting's ``model`` must say it."""
+        return self._model.name
+
+    @property
+    def pipeline(self) -> models.StableDiffusionPipeline:
+        """The diffusers pipeline beneath."""
+        return self._model.pipeline
+
+    @property
+    def defaults(self) -> models.Defaults:
+        """The steps and guidance that a painting's None stands for, and the size of the pictures in pixels."""
+        return self._model.defaults
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that can be painted at, those with an SAE."""
+        return tuple(self._model.saes)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of the concepts in the order in which to show them."""
+        return self._model.groups
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Everything that can be painted by its name."""
+        return self._model.concepts
+
+    def concept(self, name: str) -> Concept:
+        """The concept of that name or synonym; raises ``FeaturebrushError`` with the nearest names if there is none."""
+        return self._names.find(name)
+
+    def features(self, block: str) -> tuple[Feature, ...]:
+        """Every feature of the SAE at ``block``, in order."""
+        sae = self._sae(block)
+        if block not in self._features:
+            self._features[block] = read_features(self._model.folder / "sae" / block, block, sae)
+        return self._features[block]
+
+    def icon(self, concept_name: str) -> Image.Image:
+        """The 96×96 RGB icon of a concept; raises ``FeaturebrushError`` if it has none."""
+        concept = self.concept(concept_name)
+        if concept.icon is None:
+            raise FeaturebrushError(f"the concept {concept.name!r} has no icon")
+        row, column = divmod(concept.icon, _ICONS_A_ROW)
+        left, top = column * _ICON_SIZE, row * _ICON_SIZE
+        sheet = self._icons
+        if left + _ICON_SIZE > sheet.width or top + _ICON_SIZE > sheet.height:
+            raise FeaturebrushError(f"{models.ICONS} has no icon {concept.icon}, which {concept.name!r} names")
+        return sheet.crop((left, top, left + _ICON_SIZE, top + _ICON_SIZE))
+
+    @cached_property
+    def _icons(self) -> Image.Image:
+        path = self._model.folder / models.ICONS
+        try:
+            with Image.open(path) as sheet:
+                return sheet.convert("RGB")
+        except OSError as error:
+            raise FeaturebrushError(f"{path} cannot be read as an image: {error}") from error
+
+    def check(self, painting: Painting) -> None:
+        """Raise ``FeaturebrushError`` if this model cannot paint ``painting``.
+
+        That is: another model, a concept, block or feature that it does not have (in hidden layers too), or more
+        sampling steps than it was trained for.
+        """
+        self._resolved(painting)
+
+    def render(self, painting: Painting, should_stop: Callable[[], bool] | None = None) -> Image.Image:
+        """The picture of ``painting``, RGB, of the model's size. Equal paintings give equal pictures.
+
+        A painting without layers that have an effect gives, bit for bit, the picture of ``StableDiffusionPipeline``
+        with the same prompt, steps and guidance and ``generator=torch.Generator("cpu").manual_seed(seed)``.
+
+        ``should_stop`` is asked between steps; once it says True, ``canvas.engine.Cancelled`` is raised. Raises
+        ``FeaturebrushError`` where ``check`` does.
+        """
+        return self.engine.render(self.plan(painting), should_stop)
+
+    def plan(self, painting: Painting) -> Plan:
+        """What the engine is told to do for ``painting``."""
+        resolved = self._resolved(painting)
+        by_block: dict[str, list[Edit]] = {}
+        for layer, features in zip(painting.layers, resolved):
+            if layer.has_effect:
+                by_block.setdefault(features.block, []).append(Edit.of(layer, features))
+        return Plan(
+            prompt=painting.prompt,
+            seed=painting.seed,
+            steps=self.defaults.steps if painting.steps is None else painting.steps,
+            guidance=self.defaults.guidance if painting.guidance is None else painting.guidance,
+            size=self.defaults.size,
+            edits={block: self._block_edits(block, edits) for block, edits in by_block.items()},
+        )
+
+    def stream(self, paintings: Iterable[Painting]) -> Iterator[Image.Image]:
+        """Pictures of paintings that come faster than they can be rendered: the newest wins.
+
+        ``paintings`` is read in a thread of its own. Whenever a picture is done, the next one is that of the newest
+        painting by then; those between are dropped, the last one never is. An error of the source is raised again
+        here, after the picture of the last painting before it. Closing the iterator early lets the source go: it is
+        closed as soon as it yields again.
+        """
+        newest = _Newest(paintings)
+        try:
+            for painting in newest:
+                yield self.render(painting)
+        finally:
+            newest.close()
+
+    def _block_edits(self, block: str, edits: list[Edit]) -> BlockEdits:
+        sae = self._model.saes[block]
+        with self._lock:
+            vectors = [self._vectors.get(edit.features, lambda e=edit: brush_vector(sae, e.features)) for edit in edits]
+        return BlockEdits(sae, edits, vectors)
+
+    def _resolved(self, painting: Painting) -> list[FeatureSet]:
+        """The features of every layer's brush, in order."""
+        if not isinstance(painting, Painting):
+            raise FeaturebrushError(f"a Painting is expected, not {type(painting).__name__}")
+        if painting.model != self.model:
+            raise FeaturebrushError(f"this painting is for the model {painting.model!r}; {self.model!r} is loaded")
+        most = self._model.pipeline.scheduler.config.num_train_timesteps
+        if painting.steps is not None and painting.steps > most:
+            raise FeaturebrushError(f"steps must be in 1..{most} for {self.model!r}; received {painting.steps}")
+        return [self._feature_set(layer.brush) for layer in painting.layers]
+
+    def _feature_set(self, brush: Brush) -> FeatureSet:
+        if brush.name is not None:
+            concept = self.concept(brush.name)
+            return FeatureSet(concept.block, concept.features, concept.weights)
+        block = str(brush.block)
+        n_features = self._sae(block).cfg.n_features
+        for index, _ in brush.features:
+            if index >= n_features:
+                raise FeaturebrushError(f"unknown feature {index} of {block}: its features are 0..{n_features - 1}")
+        return FeatureSet(block, *zip(*brush.features))
+
+    def _sae(self, block: str) -> models.SAE:
+        if block not in self._model.saes:
+            raise unknown("block", block, self.blocks)
+        return self._model.saes[block]
+
+
+class _Newest(Generic[T]):
+    """Iterates over the newest values of a source that is read in a thread; skipped values are dropped."""
+
+    def __init__(self, source: Iterable[T]):
+        self._source = source
+        self._changed = threading.Condition()
+        self._waiting: list[T] = []
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closed = False
+        threading.Thread(target=self._read, name="newest-painting", daemon=True).start()
+
+    def close(self) -> None:
+        """Read no further than to the source's next value, then close the source."""
+        with self._changed:
+            self._closed = True
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                value = self._waiting.pop()
+            yield value
+
+    def _read(self) -> None:
+        error: BaseException | None = None
+        try:
+            iterator = iter(self._source)
+            for value in iterator:
+                with self._changed:
+                    if self._closed:
+                        break
+                    self._waiting[:] = [value]
+                    self._changed.notify_all()
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the consumer's thread raises it again
+            error = raised
+        with self._changed:
+            self._error, self._ended = error, True
+            self._changed.notify_all()

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE
+
+from canvas import Brush, Mask, Painting
+from canvas.engine import Cancelled, Engine, Recent, modules_before
+
+DISC = Mask.disc(0.4, 0.6, 0.3)
+
+
+def plain(pipeline: Any, painting: Painting, output_type: str = "pil") -> Any:
+    return pipeline(
+        painting.prompt,
+        num_inference_steps=painting.steps,
+        guidance_scale=painting.guidance,
+        generator=torch.Generator("cpu").manual_seed(painting.seed),
+        height=SIZE,
+        width=SIZE,
+        output_type=output_type,
+    ).images[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seed", "steps", "guidance"),
+    [("", 0, 1, 1.0), ("a castle", 7, 3, 1.0), ("a castle", 7, 3, 3.0), ("", 2**63 - 1, 2, 3.0), ("a, b", 1, 5, 0.0)],
+)
+def test_no_layers_is_the_plain_pipeline_bit_for_bit(painter, reference, prompt, seed, steps, guidance) -> None:
+    painting = Painting(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
+    for _ in range(2):
+        assert painter.render(painting).tobytes() == plain(reference, painting).tobytes()
+        latents = painter.engine.latents(painter.plan(painting))
+        assert torch.equal(latents[0], plain(reference, painting, "latent"))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "PNDMScheduler",
+        "LCMScheduler",
+    ],
+)
+def test_other_schedulers_too_and_their_prefix_replays(painter, reference, scheduler) -> None:
+    import diffusers
+
+    kind = getattr(diffusers, scheduler)
+    before = painter.pipeline.scheduler, reference.scheduler
+    try:
+        painter.pipeline.scheduler = kind.from_config(before[0].config)
+        reference.scheduler = kind.from_config(before[1].config)
+        engine = Engine(painter.pipeline)
+        painting = Painting(prompt="a", seed=3, steps=4, guidance=2.0)
+        latents = engine.latents(painter.plan(painting))
+        assert torch.equal(latents[0], plain(reference, painting, "latent"))
+        steered = painter.plan(painting.paint("wave", DISC, 3.0, steps=(0.5, 1.0)))
+        first = engine.latents(steered)
+        assert torch.equal(engine.latents(steered), first)
+        assert not torch.equal(first, latents)
+    finally:
+        painter.pipeline.scheduler, reference.scheduler = before
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("brush", [Brush.concept("castle"), Brush.concept("wave")])
+@pytest.mark.parametrize("steps", [(0.0, 1.0), (0.4, 1.0)])
+def test_a_replayed_prefix_is_the_full_computation(painter, brush, guidance, steps) -> None:
+    start = Painting(seed=5, steps=3, guidance=guidance)
+    first, second = (start.paint(brush, mask, 2.0, steps=steps) for mask in (DISC, ~DISC))
+    engine = Engine(painter.pipeline)
+    engine.latents(painter.plan(first))
+    replayed = engine.latents(painter.plan(second))
+    assert torch.equal(replayed, Engine(painter.pipeline).latents(painter.plan(second)))
+    assert not torch.equal(replayed, engine.latents(painter.plan(first)))
+
+
+def test_a_replay_computes_nothing_of_the_prefix(painter) -> None:
+    engine = Engine(painter.pipeline)
+    calls: list[int] = []
+    block = painter.pipeline.unet.get_submodule("down_blocks.0.resnets.0")
+    handle = block.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        plan = painter.plan(Painting(steps=3).paint("wave", DISC))
+        engine.latents(plan)
+        assert len(calls) == 3
+        engine.latents(plan)
+        assert len(calls) == 5
+        engine.latents(painter.plan(Painting(steps=4).paint("wave", DISC, steps=(0.5, 1.0))))
+        engine.latents(painter.plan(Painting(steps=4).paint("wave", DISC, 2.0, steps=(0.5, 1.0))))
+        assert len(calls) == 5 + 4 + 1
+    finally:
+        handle.remove()
+
+
+def test_the_unet_is_itself_again_after_record_and_replay(painter) -> None:
+    unet = painter.pipeline.unet
+    plan = painter.plan(Painting().paint("castle", DISC))
+    for _ in range(2):
+        painter.engine.latents(plan)
+        assert not any("forward" in vars(module) for module in unet.modules())
+        assert not any(module._forward_hooks for module in unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("block", "last"), [("down.1.0", "down_blocks.1"), ("mid.0", "mid_block"), ("up.0.1", "up_blocks.0")]
+)
+def test_what_comes_before_a_block_ends_with_the_block(painter, block, last) -> None:
+    unet = painter.pipeline.unet
+    before = modules_before(unet, block)
+    attention = unet.get_submodule(f"{last}.attentions.{block[-1]}")
+    assert before[-1] is attention
+    assert before[0] is unet.conv_in
+    assert unet.get_submodule(last) not in before
+
+
+def test_rendering_stops_between_steps(painter) -> None:
+    plan = painter.plan(Painting(steps=5).paint("castle", DISC))
+    calls = itertools.count()
+    with pytest.raises(Cancelled):
+        painter.engine.render(plan, should_stop=lambda: next(calls) == 2)
+    assert next(calls) == 3
+    finished = painter.engine.render(plan, should_stop=lambda: False)
+    assert finished.tobytes() == painter.engine.render(plan).tobytes()
+
+
+def test_many_threads_get_the_pictures_of_one(painter) -> None:
+    paintings = [Painting(seed=s, steps=2).paint("castle", DISC) for s in range(4)]
+    expected = [painter.render(painting).tobytes() for painting in paintings]
+    found: dict[int, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: painter.render(paintings[i]).tobytes()})) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(4)] == expected
+
+
+def test_changed_weights_are_seen_after_forget(painter) -> None:
+    plan = painter.plan(Painting(steps=1).paint("castle", DISC))
+    before = np.asarray(painter.engine.render(plan))
+    weight = painter.pipeline.unet.conv_in.weight
+    kept = weight.clone()
+    try:
+        weight.mul_(-1)
+        painter.engine.forget()
+        assert (np.asarray(painter.engine.render(plan)) != before).any()
+    finally:
+        weight.copy_(kept)
+        painter.engine.forget()
+    assert (np.asarray(painter.engine.render(plan)) == before).all()
+
+
+def test_recent_keeps_the_latest_used() -> None:
+    recent: Recent[str, int] = Recent(2)
+    recent.put("a", 1)
+    recent.put("b", 2)
+    assert recent.find("a") == 1
+    assert recent.get("c", lambda: 3) == 3
+    assert (recent.find("b"), recent.find("a"), len(recent)) == (None, 1, 2)
