@@ -71,7 +71,7 @@ def measure_speed(scenes: int) -> None:
 
 
 def run_stages(args: argparse.Namespace, command: str) -> None:
-    from canvas.storybook import data, dictionary, export, generator, training, vae
+    from canvas.storybook import data, export, generator, training, vae
 
     device = args.device or training.best_device()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,8 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
             case "export":
                 export.export(args.run, args.out, command)
             case "dictionary":
+                from canvas.storybook import dictionary
+
                 dictionary.make(args.out, args.dictionary_minutes, device, command)
 
 

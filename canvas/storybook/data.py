@@ -21,7 +21,7 @@ CAPTIONS = 4
 
 
 def _draw(seed: int) -> tuple[np.ndarray, list[str]]:
-    scene = draw_scene(seed)
+    scene = draw_scene(seed, masks=False)
     rng = Random(seed * 7919 + 1)
     return scene.image, [caption(scene, rng) for _ in range(CAPTIONS)]
 
@@ -34,29 +34,31 @@ def mirrored(text: str) -> str:
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, images: np.ndarray, device: str) -> np.ndarray:
-    """Scaled latents of pictures: uint8 [n, h, w, 3] to float16 [n, 4, h/8, w/8]."""
+    """Scaled latents of pictures: uint8 [n, h, w, 3] to float16 [n, 8, h/8, w/8]."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     return (vae.encode(pixels).latents * vae.config.scaling_factor).half().cpu().numpy()
 
 
-def prepare(folder: Path, scenes: int, device: str, first: int = 0, batch: int = 32) -> None:
-    """Draw and encode ``scenes`` scenes from seed ``first`` into ``folder/latents.npy`` and ``folder/captions.json``."""
+def prepare(folder: Path, scenes: int, device: str, first: int = 0, portion: int = 500, batch: int = 20) -> None:
+    """Draw and encode ``scenes`` scenes from seed ``first`` into ``folder/latents.npy`` and ``folder/captions.json``.
+
+    Drawing and encoding take turns, a ``portion`` at a time: both use all cores.
+    """
     if (folder / "captions.json").exists():
         return
     vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device).eval()
-    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (2 * scenes, 4, 32, 32))
+    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (2 * scenes, vae.config.latent_channels, 32, 32))
     texts: list[list[str]] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        drawn = pool.map(_draw, range(first, first + scenes), chunksize=16)
-        images: list[np.ndarray] = []
-        for image, said in tqdm(drawn, total=scenes, desc="scenes", mininterval=5):
-            texts.append(said)
-            images.append(image)
-            if len(images) == batch or len(texts) == scenes:
-                start = len(texts) - len(images)
-                stack = np.stack(images)
-                latents[start : len(texts)] = encode(vae, stack, device)
-                latents[scenes + start : scenes + len(texts)] = encode(vae, np.ascontiguousarray(stack[:, :, ::-1]), device)
-                images = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool, tqdm(total=scenes, desc="scenes", mininterval=5) as bar:
+        for start in range(0, scenes, portion):
+            stop = min(start + portion, scenes)
+            drawn = list(pool.map(_draw, range(first + start, first + stop), chunksize=16))
+            texts += [said for _, said in drawn]
+            for at in range(start, stop, batch):
+                stack = np.stack([image for image, _ in drawn[at - start : at - start + batch]])
+                end = at + len(stack)
+                latents[at:end] = encode(vae, stack, device)
+                latents[scenes + at : scenes + end] = encode(vae, np.ascontiguousarray(stack[:, :, ::-1]), device)
+                bar.update(len(stack))
     latents.flush()
     (folder / "captions.json").write_text(json.dumps(texts))

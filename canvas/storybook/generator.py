@@ -43,8 +43,8 @@ def build(cfg: GeneratorConfig) -> UNet2DConditionModel:
     """Two levels: convolutions at 32×32, and at 16×16 all the transformer layers (``down.1.*``, ``mid.0``, ``up.0.*``)."""
     return UNet2DConditionModel(
         sample_size=32,
-        in_channels=4,
-        out_channels=4,
+        in_channels=8,
+        out_channels=8,
         block_out_channels=(cfg.outer_width, cfg.width),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
@@ -160,7 +160,7 @@ def train(folder: Path, minutes: float, cfg: GeneratorConfig | None = None, devi
         average.update(both)
         running = loss.item() if step == 0 else running + (loss.item() - running) * 0.02
         if budget.step % 25 == 0:
-            rate = cfg.batch * budget.step / budget.elapsed
+            rate = cfg.batch * budget.step / max(budget.elapsed, 1e-9)
             budget.bar.set_postfix(loss=f"{running:.4f}", samples=budget.step * cfg.batch, rate=f"{rate:.1f}/s")
             log.write(json.dumps({"step": budget.step, "elapsed": round(budget.elapsed, 1), "loss": round(running, 5), "rate": round(rate, 2)}) + "\n")
             log.flush()

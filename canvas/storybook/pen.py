@@ -245,7 +245,7 @@ class Pen:
             for concept in concepts:
                 table[part, INDEX[concept]] = True
         raster = self._parts_raster[..., 0]
-        masks = np.ascontiguousarray(table[raster].transpose(2, 0, 1))
+        masks = table.T.take(raster, axis=1)
         for concept, coverage in self._veils.items():
             masks[INDEX[concept]] |= coverage
         return masks

@@ -1,0 +1,209 @@
+"""The embedded model's dictionary: SAEs of its blocks, features labelled by the world's masks, concepts to paint with."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from tqdm import tqdm
+
+from canvas.storybook import export, icons
+from canvas.storybook.captions import caption
+from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
+from canvas.storybook.world import draw_scene
+from sae import SAE
+from sae.activations import record
+from sae.atlas import Atlas
+from sae.labels import label_features
+from sae.metrics import evaluate, feature_stats
+from sae.train import TrainConfig, train
+
+COMPOSITION, LATE = "down.1.0", "up.0.2"
+"""The block for things and places, and the one for colour and style."""
+GRID = 16
+COVERED = 0.3
+"""A cell of the grid shows a concept if this share of its pixels does."""
+TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
+GAIN = 4.0
+"""Concepts are stored at this multiple of the difference that their presence makes, so that strength 1 is a firm stroke."""
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    n_features: int = 768
+    k: int = 12
+    scenes: int = 900
+    """scenes to harvest for training; each is seen at ``levels`` noise levels"""
+    levels: int = 4
+    label_scenes: int = 600
+    """other scenes, for statistics, labels and concepts; every second one scores what the others chose"""
+    concept_features: int = 8
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Updates of the blocks in a batch of noisy scenes, and the truth about them."""
+
+    updates: dict[str, Tensor]
+    """block -> [n, 16, 16, d]"""
+    masks: Tensor
+    """bool [n, 16, 16, concepts]"""
+    levels: Tensor
+    """index of the noise level in the sampler's schedule, 0 the noisiest: int [n]"""
+
+
+def observe(pipe: StableDiffusionPipeline, seeds: range, levels: int, device: str, only_clear: bool = False, batch: int = 8) -> Iterator[Seen]:  # fmt: skip
+    """Draw scenes, encode them, add noise of the sampler's own levels, and record what the blocks do.
+
+    Half of the scenes come with a caption, half with the empty one. ``only_clear`` takes the less noisy half of the
+    levels.
+    """
+    pipe.scheduler.set_timesteps(export.STEPS)
+    schedule = pipe.scheduler.timesteps.to(device)
+    noise = torch.Generator("cpu").manual_seed(seeds.start)
+    rng = Random(seeds.start)
+    for start in tqdm(range(seeds.start, seeds.stop, batch), desc="observe", unit="batch", mininterval=5):
+        scenes = [draw_scene(seed) for seed in range(start, min(start + batch, seeds.stop))]
+        pixels = torch.from_numpy(np.stack([s.image for s in scenes])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        truth = torch.from_numpy(np.stack([s.masks for s in scenes])).float()
+        masks = F.adaptive_avg_pool2d(truth, GRID).permute(0, 2, 3, 1) >= COVERED
+        words = [caption(s, rng) if rng.random() < 0.5 else "" for s in scenes]
+        with torch.no_grad():
+            latents = pipe.vae.encode(pixels).latents * pipe.vae.config.scaling_factor
+            ids = pipe.tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+            text = pipe.text_encoder(ids).last_hidden_state
+            for _ in range(levels):
+                low = len(schedule) // 2 if only_clear else 0
+                picks = torch.randint(low, len(schedule), (len(scenes),), generator=noise)
+                t = schedule[picks.to(device)]
+                noisy = pipe.scheduler.add_noise(latents, torch.randn(latents.shape, generator=noise).to(device), t)
+                with record(pipe.unet, (COMPOSITION, LATE)) as recorded:
+                    pipe.unet(noisy, t, encoder_hidden_states=text)
+                yield Seen({block: calls[0].cpu() for block, calls in recorded.items()}, masks, picks)
+
+
+def outside_of(concept: str, masks: Tensor) -> Tensor:
+    """Where a concept's presence is contrasted with its absence: bool [n, 16, 16].
+
+    A thing is contrasted with the rest of the scenes that hold it; hours with the other hours' skies, and styles with
+    the other styles, which would otherwise be compared with nothing.
+    """
+    inside = masks[..., INDEX[concept]]
+    rivals = next((names for names in (("day", "sunset", "night"), GROUPS["style"]) if concept in names), None)
+    if rivals:
+        return masks[..., [INDEX[name] for name in rivals if name != concept]].any(-1) & ~inside
+    return ~inside & inside.flatten(1).any(1)[:, None, None]
+
+
+class Differences:
+    """Running means of codes inside and outside every concept's mask."""
+
+    def __init__(self, n_features: int) -> None:
+        self.sums = torch.zeros(2, len(CONCEPTS), n_features, dtype=torch.float64)
+        self.counts = torch.zeros(2, len(CONCEPTS), dtype=torch.float64)
+
+    def add(self, codes: Tensor, masks: Tensor) -> None:
+        """``codes`` [n, 16, 16, F], ``masks`` [n, 16, 16, concepts]."""
+        inside = masks.flatten(0, 2).double()
+        outside = torch.stack([outside_of(c, masks) for c in CONCEPTS], -1).flatten(0, 2).double()
+        flat = codes.flatten(0, 2).double()
+        for side, chosen in enumerate((inside, outside)):
+            self.sums[side] += chosen.T @ flat
+            self.counts[side] += chosen.sum(0)
+
+    def of(self, concept: str) -> Tensor:
+        """Mean code inside minus mean code outside: float64 [F]."""
+        c = INDEX[concept]
+        means = self.sums[:, c] / self.counts[:, c, None].clamp_min(1)
+        return means[0] - means[1]
+
+
+def concept_entry(concept: str, block: str, sae: SAE, difference: Tensor, size: int, score: float) -> dict[str, object]:
+    """The concept as its ``size`` features of largest positive difference, in units of the features' means."""
+    top = difference.clamp_min(0).topk(size)
+    keep = top.values > 0.02 * top.values[0]
+    features = top.indices[keep]
+    weights = GAIN * top.values[keep] / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    group = next(name for name, names in GROUPS.items() if concept in names)
+    return {
+        "name": concept,
+        "group": group,
+        "synonyms": list(SYNONYMS.get(concept, ())),
+        "block": block,
+        "features": features.tolist(),
+        "weights": [round(w, 4) for w in weights.tolist()],
+        "score": round(score, 4),
+        "icon": INDEX[concept],
+    }
+
+
+def make(folder: Path, minutes: float, device: str, command: str, cfg: DictionaryConfig | None = None) -> None:
+    """Harvest, train, label; write ``sae/<block>/``, ``concepts.json``, ``icons.webp`` and ``featurebrush.json``."""
+    cfg = cfg or DictionaryConfig()
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True)
+    pipe.to(device)
+    seen = list(observe(pipe, range(TRAIN_SEED, TRAIN_SEED + cfg.scenes), cfg.levels, device))
+    vectors = {block: torch.cat([s.updates[block] for s in seen]).flatten(0, 2) for block in (COMPOSITION, LATE)}
+    del seen
+    held_out = list(observe(pipe, range(LABEL_SEED, LABEL_SEED + cfg.label_scenes), 2, device))
+    clear = [s for s in observe(pipe, range(LABEL_SEED + 10**5, LABEL_SEED + 10**5 + cfg.label_scenes), 1, device, only_clear=True)]
+    concepts: dict[str, dict[str, object]] = {}
+    for block, rows in vectors.items():
+        sae, metrics = _train(block, rows, minutes, device, cfg)
+        samples = torch.cat([s.updates[block] for s in held_out])
+        sae = sae.with_statistics(*feature_stats(sae, [samples.flatten(0, 2)])[:3])
+        labels = label_features(sae, [(s.updates[block], s.masks) for s in clear], CONCEPTS)
+        differences = Differences(sae.cfg.n_features)
+        for s in held_out:
+            differences.add(sae.encode(s.updates[block]), s.masks)
+        found = evaluate(sae, samples.flatten(0, 2)[::7])
+        metrics |= {name: round(float(getattr(found, name)), 5) for name in found._fields if isinstance(getattr(found, name), float)}
+        best = {b.concept: b.score for b in labels.best}
+        metrics["best_feature_f1"] = {name: round(score, 3) for name, score in best.items()}
+        out = folder / "sae" / block
+        sae.save(out, half=True)
+        Atlas.of(sae, labels).save(out)
+        export.write_provenance(out, command, 0, metrics)
+        for concept in CONCEPTS:
+            if (block == LATE) == (concept in GROUPS["style"]):
+                entry = concept_entry(concept, block, sae, differences.of(concept), cfg.concept_features, best.get(concept, 0.0))
+                concepts[concept] = entry
+    (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
+    write_settings(folder)
+    icons.write_icons(folder)
+
+
+def write_settings(folder: Path) -> None:
+    settings = {
+        "defaults": {"steps": export.STEPS, "guidance": export.GUIDANCE, "size": 256},
+        "blocks": [COMPOSITION, LATE],
+        "groups": list(GROUPS),
+    }
+    (folder / "featurebrush.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _train(block: str, rows: Tensor, minutes: float, device: str, cfg: DictionaryConfig) -> tuple[SAE, dict[str, object]]:
+    started = time.monotonic()
+    # what a budget allows, from a short trial
+    trial = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=30, device=device)
+    train(rows.to(device), trial)
+    rate = 30 / (time.monotonic() - started)
+    steps = max(300, int(minutes * 60 * rate))
+    config = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=steps, device=device)
+    with tqdm(total=steps, desc=f"sae {block}", mininterval=5) as bar:
+
+        def show(p) -> None:  # noqa: ANN001 - sae.train.Progress
+            bar.update(p.step - bar.n)
+            bar.set_postfix(loss=f"{p.loss:.4f}", dead=p.dead, l0=f"{p.l0:.1f}")
+
+        sae = train(rows.to(device), config, show)
+    return sae.to("cpu"), {"vectors": len(rows), "steps": steps, "minutes": round((time.monotonic() - started) / 60, 2)}

@@ -1,0 +1,112 @@
+"""The training stages, each on almost nothing: they run, resume, and end in a pipeline that diffusers loads."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canvas.storybook import data, export, generator, text, training, vae
+from canvas.storybook.muon import Muon, orthogonalise
+
+TINY_VAE = vae.VaeConfig(width=12, scenes=4, crop=32, batch=2)
+TINY = generator.GeneratorConfig(width=32, outer_width=16, layers=1, depth=1, batch=4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    vae.train(folder, 0.03, TINY_VAE, "cpu")
+    data.prepare(folder, 6, "cpu", portion=4, batch=3)
+    generator.train(folder, 0.05, TINY, "cpu")
+    return folder
+
+
+def test_the_run_ends_in_a_folder_that_diffusers_loads(run, tmp_path):
+    export.export(run, tmp_path / "model", "python -m canvas.storybook train")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a castle", num_inference_steps=2, height=256, width=256, generator=torch.Generator().manual_seed(0)).images[0]
+    assert image.size == (256, 256)
+    for part in ("unet", "vae", "text_encoder"):
+        facts = json.loads((tmp_path / "model" / part / "provenance.json").read_text())
+        assert {"command", "commit", "seed", "licence", "metrics"} <= set(facts)
+
+
+def test_training_goes_on_where_it_stopped(run):
+    before = torch.load(run / "generator.pt", weights_only=True)
+    generator.train(run, before["elapsed"] / 60 + 0.03, TINY, "cpu")
+    after = torch.load(run / "generator.pt", weights_only=True)
+    assert after["step"] > before["step"]
+    assert after["elapsed"] > before["elapsed"]
+
+
+def test_latents_of_the_mirror_image_lie_behind_the_others(run):
+    latents = np.load(run / "latents.npy")
+    captions = json.loads((run / "captions.json").read_text())
+    assert latents.shape == (12, 8, 32, 32)
+    assert len(captions) == 6
+    again = data.encode(vae.AutoencoderTiny.from_pretrained(run / "vae").eval(), vae._draw(0)[None, :, ::-1].copy(), "cpu")
+    assert np.allclose(latents[6], again[0], atol=2e-2)
+
+
+def test_decoder_training_leaves_the_latents_alone(run):
+    before = vae.AutoencoderTiny.from_pretrained(run / "vae")
+    vae.train(run, 0.02, TINY_VAE, "cpu", decoder_only=True)
+    after = vae.AutoencoderTiny.from_pretrained(run / "vae")
+    assert all(torch.equal(a, b) for a, b in zip(before.encoder.state_dict().values(), after.encoder.state_dict().values(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before.decoder.state_dict().values(), after.decoder.state_dict().values(), strict=True))
+    assert after.config.scaling_factor == before.config.scaling_factor
+
+
+def test_the_scheduler_ends_in_pure_noise():
+    assert generator.build_scheduler().alphas_cumprod[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_tokenizer_is_clips_and_survives_saving(tmp_path):
+    tokenizer = text.train_tokenizer(["a castle at night", "two sheep in a meadow, watercolour"] * 20)
+    text.save_tokenizer(tokenizer, tmp_path)
+    again = type(tokenizer).from_pretrained(tmp_path)
+    ids = tokenizer("A castle, at night")["input_ids"]
+    assert ids == again("a castle, at night")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer("castle")["input_ids"][1:-1] == [tokenizer.convert_tokens_to_ids("castle</w>")]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(2, 24), st.integers(2, 24), st.integers(0, 999))
+def test_orthogonalising_brings_singular_values_near_one(n, rows, cols, seed):
+    g = torch.randn(n, rows, cols, generator=torch.Generator().manual_seed(seed))
+    values = torch.linalg.svdvals(g)
+    found = torch.linalg.svdvals(orthogonalise(g))
+    large = values > 0.05 * values.amax(1, keepdim=True)
+    assert found[large].min() > 0.3
+    assert found.max() < 1.4
+
+
+def test_muon_learns_a_linear_map():
+    torch.manual_seed(0)
+    target, weight = torch.randn(8, 8), torch.nn.Parameter(torch.zeros(8, 8))
+    stepper = Muon([weight], 0.05)
+    x = torch.randn(64, 8)
+    for step in range(200):
+        stepper.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
+        stepper.zero_grad()
+        loss = (x @ weight.T - x @ target.T).square().mean()
+        loss.backward()
+        stepper.step()
+    assert loss.item() < 0.05
+
+
+def test_a_budget_counts_time_and_lowers_the_rate():
+    budget = training.Budget(0.01)
+    rates = [budget.learning_rate(1.0, warmup=1) for _ in budget]
+    assert budget.progress == 1.0
+    assert rates[-1] <= rates[0]
+    assert training.Budget(1.0, step=100, elapsed=60.0).learning_rate(1.0) == pytest.approx(0.01)
