@@ -341,11 +341,11 @@ def test_touch_paints_on_a_phone(fake: Any, open_page: Callable[..., Any]) -> No
     assert easel.page.evaluate("document.scrollingElement.scrollWidth") == 390
 
 
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700), (390, 844), (844, 390)])
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700), (820, 1180), (390, 844), (844, 390)])
 def test_nothing_overflows(fake: Any, open_page: Callable[..., Any], width: int, height: int) -> None:
     easel = open_page(fake.url, width, height)
     assert easel.page.evaluate("document.scrollingElement.scrollWidth") == width
-    if width > 860:
+    if width > 940:
         assert easel.page.evaluate("document.scrollingElement.scrollHeight") == height
     box = easel.page.locator(".fb-easel").bounding_box()
     assert abs(box["width"] - box["height"]) < 1
@@ -385,3 +385,18 @@ def test_it_reconnects_and_keeps_the_painting(serve: Callable[..., Any], open_pa
     easel.wait()
     assert np.abs(easel.pixels() - before).mean() > 1
     assert not easel.page.is_visible(".fb-toast") and len(easel.layers()) == 1
+
+
+def test_nothing_stays_over_the_picture_once_it_has_followed(easel: Any) -> None:
+    for concept in ("castle", "sea", "moon"):
+        easel.pick(concept)
+        easel.stroke((0.2, 0.3), (0.7, 0.3))
+        easel.stroke((0.7, 0.5))
+    easel.wait()
+    easel.page.mouse.move(5, 5)
+    easel.page.wait_for_timeout(1000)
+    left = easel.page.eval_on_selector(
+        ".fb-overlay",
+        """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(v => v > 0)""",
+    )
+    assert not left

@@ -104,7 +104,10 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover }) {
       rows.delete(id);
     }
     layers.forEach((layer, place) => {
-      if (!rows.has(layer.id)) rows.set(layer.id, rowOf(layer));
+      if (!rows.has(layer.id)) {
+        rows.set(layer.id, rowOf(layer));
+        list.scrollTop = 0;
+      }
       const row = rows.get(layer.id);
       if (list.children[place] !== row.item) list.insertBefore(row.item, list.children[place] ?? null);
       update(row, layer);

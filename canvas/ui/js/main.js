@@ -1,7 +1,7 @@
 // Puts the page together when Gradio has put its elements on the screen.
 
 const KEEP = "featurebrush:painting";
-const NARROW = "(max-width: 860px)";
+const NARROW = "(max-width: 940px)";
 
 async function startPage(root) {
   const find = (selector) => root.querySelector(selector);
@@ -29,6 +29,7 @@ async function startPage(root) {
     current: () => store.painting,
     onSent: (number) => overlay.seal(number, stage.painting),
     onStatus: status.show,
+    onRefused: overlay.acknowledge,
     async onFrame({ number, image }) {
       await picture.show(image);
       overlay.acknowledge(number);
@@ -82,7 +83,7 @@ async function startPage(root) {
     find("[data-do=undo]").disabled = !store.canUndo;
     find("[data-do=redo]").disabled = !store.canRedo;
     find("[data-do=clear]").disabled = store.painting.layers.length === 0;
-    root.dataset.tool = store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
+    root.dataset.hand = store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
     guide();
     if (store.tool.rub || what === "tool") peek(null);
     clearTimeout(keeping);
@@ -100,7 +101,7 @@ async function startPage(root) {
   }
 
   function travel(step) {
-    stage.cancel();
+    if (stage.cancel()) return;
     step();
     change();
   }
@@ -112,16 +113,15 @@ async function startPage(root) {
   }
 
   async function download() {
-    try {
-      const answer = await server.png({ session, painting: await toJson(store.painting) });
-      if (answer.error) throw new Error(answer.error);
-      const link = document.createElement("a");
-      link.href = answer.image;
-      link.download = `featurebrush-${store.painting.seed}.png`;
-      link.click();
-    } catch (error) {
-      status.say(TEXT.error_download.replace("{why}", error.message));
+    const answer = await answerOf(server.png({ session, painting: await toJson(store.painting) }));
+    if (!answer?.image) {
+      status.say(TEXT.error_download.replace("{why}", answer?.error ?? TEXT.error_no_answer));
+      return;
     }
+    const link = document.createElement("a");
+    link.href = answer.image;
+    link.download = `featurebrush-${store.painting.seed}.png`;
+    link.click();
   }
 
   const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear, download };
@@ -197,12 +197,10 @@ async function open(session, status) {
     // a browser without storage opens the first painting
   }
   for (;;) {
-    try {
-      return await server.start({ session, number: 0, painting });
-    } catch {
-      status.show("reconnecting");
-      await new Promise((done) => setTimeout(done, 1500));
-    }
+    const answer = await answerOf(server.start({ session, number: 0, painting }));
+    if (answer) return answer;
+    status.show("reconnecting");
+    await pause(1500);
   }
 }
 

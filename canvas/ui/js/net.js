@@ -2,15 +2,27 @@
 
 const RETRY_MS = [500, 1000, 2000, 4000];
 
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/** What the server says, or null if it cannot be reached: Gradio's client answers with nothing then. */
+const answerOf = (call) => Promise.resolve(call).then((answer) => answer ?? null, () => null);
+
 /**
  * `current()` is the painting now; `onSent(number)` says that it is on its way, `onFrame({number, image, ms, painting})`
- * that it came back, `onStatus(state, detail)` what there is to say: ready, working, reconnecting, error.
+ * that it came back, `onRefused(number)` that it
+ * cannot be painted, `onStatus(state, detail)` what there is to say: ready, working, reconnecting, error.
  */
-function makeNet({ server, session, current, onSent, onFrame, onStatus }) {
+function makeNet({ server, session, current, onSent, onFrame, onRefused, onStatus }) {
   let number = 0;
   let inFlight = false;
   let changed = false;
   let times = [];
+  let state = "";
+
+  function tell(next, detail) {
+    state = next;
+    onStatus(next, detail);
+  }
 
   async function send() {
     if (inFlight) return;
@@ -29,34 +41,33 @@ function makeNet({ server, session, current, onSent, onFrame, onStatus }) {
     const painting = current();
     const mine = ++number;
     onSent(mine);
-    onStatus("working");
+    if (state !== "reconnecting") tell("working");
     const started = performance.now();
     const text = await toJson(painting);
     const answer = await ask(mine, text, painting);
     if (!answer || answer.dropped) return;
     if (answer.error) {
-      onStatus("error", answer.error);
+      onRefused(mine);
+      tell("error", answer.error);
       return;
     }
     const now = performance.now();
     times = [...times, now].filter((time) => now - time < 2000);
     const fps = times.length > 2 ? (1000 * (times.length - 1)) / (now - times[0]) : 0;
     await onFrame({ ...answer, number: mine, painting });
-    onStatus("ready", { ms: Math.round(now - started), fps });
+    tell("ready", { ms: Math.round(now - started), fps });
   }
 
   /** Asks until the server answers; a painting that changed meanwhile goes instead. */
   async function ask(mine, text, painting) {
     for (let attempt = 0; ; attempt++) {
-      try {
-        return await server.frame({ session, number: mine, painting: text });
-      } catch {
-        onStatus("reconnecting");
-        await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]));
-        if (current() !== painting) {
-          changed = true;
-          return null;
-        }
+      const answer = await answerOf(server.frame({ session, number: mine, painting: text }));
+      if (answer) return answer;
+      tell("reconnecting");
+      await pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]);
+      if (current() !== painting) {
+        changed = true;
+        return null;
       }
     }
   }

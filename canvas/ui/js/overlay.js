@@ -95,23 +95,20 @@ function makeOverlay(canvas) {
     schedule();
   }).observe(canvas);
 
-  const open = () => strokes.find((stroke) => stroke.number === null);
-
   return {
     begin(point, diameter, colour) {
       strokes.push({ points: [point], diameter, colour, number: null, fadeFrom: null });
       schedule();
     },
     extend(points) {
-      open()?.points.push(...points);
+      strokes.at(-1)?.points.push(...points);
       schedule();
     },
     /** What has been stroked so far travels with request `number`; `going` if the pointer is still down. */
     seal(number, going) {
-      const stroke = open();
-      if (!stroke) return;
-      stroke.number = number;
-      if (going) strokes.push({ ...stroke, points: stroke.points.slice(-1), number: null });
+      const last = strokes.at(-1);
+      for (const stroke of strokes) stroke.number ??= number;
+      if (going && last) strokes.push({ ...last, points: last.points.slice(-1), number: null, fadeFrom: null });
     },
     /** The picture of request `number` is there: what it carried can fade. */
     acknowledge(number) {

@@ -137,12 +137,14 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse }) {
     store.commit();
   }
 
+  /** Takes the stroke under the pointer back; says whether there was one. */
   function cancel() {
-    if (!stroke) return;
+    if (!stroke) return false;
     stroke = null;
     overlay.forget();
     store.revert();
     onPaint();
+    return true;
   }
 
   function follow(event) {
