@@ -7,6 +7,7 @@ means μ edits the output (Surkov et al. 2410.22366 for add and scale):
 - replace: ``o += m·(b_dec + s·Σ w_f μ_f W_dec[f] − u)``
 - scale: ``o += m·Σ_f (s − 1)·z_f·W_dec[f]`` with the codes z of u; erase is scale with s = 0.
 
+Where the masks of replacing layers sum to more than 1 they are divided by the sum, so that u is taken away once.
 For an SAE of the site "output", u is the output itself. All edits are computed from the unedited o and then summed,
 and never pass through a decode of all codes: what the SAE does not explain of the activation stays as it is.
 """
@@ -114,6 +115,9 @@ class BlockEdits:
         edits = [self.edits[i] for i in active]
         covered = np.stack([edit.mask.coverage(height, width).ravel() for edit in edits], axis=1)
         masks = torch.from_numpy(covered).to(weights)
+        replacing = torch.tensor([edit.mode == "replace" for edit in edits], device=weights.device)
+        # where replacing layers overlap they share the update: it can be taken away only once
+        masks[:, replacing] /= masks[:, replacing].sum(dim=1, keepdim=True).clamp_min(1)
         vectors, replaced, features, scaled = [], [], [], []
         for column, (i, edit) in enumerate(zip(active, edits)):
             vector = torch.zeros_like(self._vectors[i])

@@ -1,7 +1,7 @@
 """Sparse autoencoders on the activations of diffusion U-Nets. Knows nothing of painting or of a user interface.
 
-``sae.load(folder)`` gives an `SAE`. What only training and study need is imported at first use; the function that
-trains is ``sae.train.train``.
+``sae.load(folder)`` gives an `SAE`; the function that trains is ``sae.train.train``. Everything is imported at first
+use, so that the errors alone need no torch.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sae.errors import FeaturebrushError, unknown
-from sae.formats import load
-from sae.model import SAE, SAEConfig
 
 if TYPE_CHECKING:
     from sae.activations import Reservoir, block_module, block_names, harvest, record, shuffled
     from sae.atlas import Atlas, FeatureInfo
+    from sae.formats import load
     from sae.labels import FeatureLabels, label_features
     from sae.metrics import evaluate, feature_concept_scores, feature_stats
+    from sae.model import SAE, SAEConfig
     from sae.train import Progress, TrainConfig
 
 __all__ = [
@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 _AT_FIRST_USE = {
+    "load": "sae.formats",
+    **dict.fromkeys(("SAE", "SAEConfig"), "sae.model"),
     **dict.fromkeys(("Reservoir", "block_module", "block_names", "harvest", "record", "shuffled"), "sae.activations"),
     **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
     **dict.fromkeys(("FeatureLabels", "label_features"), "sae.labels"),

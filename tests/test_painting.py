@@ -253,7 +253,6 @@ def test_any_text_raises_only_our_error(text: Any) -> None:
         Painting.from_json(text)
 
 
-@pytest.mark.xfail(reason="sae/__init__.py imports torch on the way to sae.errors")
 def test_values_need_no_torch() -> None:
     code = "import sys, canvas; canvas.Painting().to_json(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

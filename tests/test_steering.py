@@ -62,6 +62,15 @@ def test_replace_puts_the_brush_in_place_of_what_the_sae_reads(site: str) -> Non
     torch.testing.assert_close(after[..., GRID // 2 :], o[..., GRID // 2 :], rtol=0, atol=0)
 
 
+def test_overlapping_replacements_take_the_update_away_once() -> None:
+    h, o = activations()
+    one, two = edit("replace", LEFT, 2.0), edit("replace", LEFT, 1.0, features=OTHER)
+    alone = edits(one).delta(h, o, 0, 1)
+    torch.testing.assert_close(edits(one, one).delta(h, o, 0, 1), alone)
+    half = (alone + edits(two).delta(h, o, 0, 1)) / 2
+    torch.testing.assert_close(edits(one, two).delta(h, o, 0, 1), half)
+
+
 @pytest.mark.parametrize("site", ["update", "output"])
 def test_scale_is_the_formula_on_the_saes_own_codes(site: str) -> None:
     sae = build_sae("down.1.0", seed=0, site=site)
@@ -101,13 +110,15 @@ def test_an_empty_mask_changes_nothing(mode: str, strength: float) -> None:
 
 
 @given(modes, modes, st.floats(-3, 3), st.floats(-3, 3))
-def test_two_layers_commute_and_add_up(first: str, second: str, s: float, t: float) -> None:
+def test_two_layers_commute_and_add_up_unless_both_replace(first: str, second: str, s: float, t: float) -> None:
     h, o = activations()
     a, b = edit(first, DISC, s), edit(second, LEFT, t, OTHER)
     both = edits(a, b).delta(h, o, 0, 1)
     torch.testing.assert_close(both, edits(b, a).delta(h, o, 0, 1), rtol=1e-4, atol=1e-4)
     apart = edits(a).delta(h, o, 0, 1) + edits(b).delta(h, o, 0, 1)
-    torch.testing.assert_close(both.expand_as(o), apart.expand_as(o), rtol=1e-4, atol=1e-4)
+    alone = (coverage(DISC) * coverage(LEFT) == 0).expand(*both.shape[-2:], 1).permute(2, 0, 1)[None].expand_as(o)
+    together = alone if first == second == "replace" else torch.ones_like(alone)
+    torch.testing.assert_close(both.expand_as(o)[together], apart.expand_as(o)[together], rtol=1e-4, atol=1e-4)
 
 
 def test_add_follows_strength_and_mask_linearly() -> None:
