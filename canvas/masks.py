@@ -309,7 +309,7 @@ def _distance_to_path(path: NDArray[np.float64], reach: float) -> NDArray[np.flo
     starts, ends = (path, path) if len(path) == 1 else (path[:-1], path[1:])
     first = np.clip(np.floor(np.minimum(starts, ends) - reach), 0, SIZE).astype(int)
     last = np.clip(np.ceil(np.maximum(starts, ends) + reach), 0, SIZE).astype(int)
-    for (ax, ay), (bx, by), (x0, y0), (x1, y1) in zip(starts, ends, first, last):
+    for (ax, ay), (bx, by), (x0, y0), (x1, y1) in zip(starts, ends, first, last, strict=True):
         if x0 >= x1 or y0 >= y1:
             continue
         px, py = centres[x0:x1] - ax, (centres[y0:y1] - ay)[:, None]

@@ -136,7 +136,7 @@ class Painter:
         """What the engine is told to do for ``painting``."""
         resolved = self._resolved(painting)
         by_block: dict[str, list[Edit]] = {}
-        for layer, features in zip(painting.layers, resolved):
+        for layer, features in zip(painting.layers, resolved, strict=True):
             if layer.has_effect:
                 by_block.setdefault(features.block, []).append(Edit.of(layer, features))
         return Plan(
@@ -189,7 +189,7 @@ class Painter:
         for index, _ in brush.features:
             if index >= n_features:
                 raise FeaturebrushError(f"unknown feature {index} of {block}: its features are 0..{n_features - 1}")
-        return FeatureSet(block, *zip(*brush.features))
+        return FeatureSet(block, *zip(*brush.features, strict=True))
 
     def _sae(self, block: str) -> models.SAE:
         if block not in self._model.saes:
@@ -238,7 +238,7 @@ class _Newest(Generic[T]):
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, the consumer's thread raises it again
+        except BaseException as raised:
             error = raised
         with self._changed:
             self._error, self._ended = error, True

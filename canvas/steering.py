@@ -119,7 +119,7 @@ class BlockEdits:
         # where replacing layers overlap they share the update: it can be taken away only once
         masks[:, replacing] /= masks[:, replacing].sum(dim=1, keepdim=True).clamp_min(1)
         vectors, replaced, features, scaled = [], [], [], []
-        for column, (i, edit) in enumerate(zip(active, edits)):
+        for column, (i, edit) in enumerate(zip(active, edits, strict=True)):
             vector = torch.zeros_like(self._vectors[i])
             if edit.mode in ("add", "replace"):
                 vector = edit.strength * self._vectors[i]
@@ -127,7 +127,7 @@ class BlockEdits:
                 vector = vector + self.sae.b_dec
                 replaced.append(masks[:, column])
             if edit.mode in ("scale", "erase"):
-                used = [f for f, w in zip(edit.features.features, edit.features.weights) if w != 0]
+                used = [f for f, w in zip(edit.features.features, edit.features.weights, strict=True) if w != 0]
                 features += used
                 scaled += [masks[:, column] * (edit.strength - 1)] * len(used)
             vectors.append(vector)

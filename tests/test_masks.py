@@ -98,7 +98,7 @@ def test_coverage_keeps_the_area_on_every_grid(mask: Mask, h: int, w: int) -> No
     cover = mask.coverage(h, w)
     assert cover.shape == (h, w)
     assert cover.dtype == np.float32
-    assert 0 <= cover.min() and cover.max() <= 1
+    assert cover.min() >= 0 and cover.max() <= 1
     assert float(cover.mean()) == pytest.approx(mask.area, abs=1e-5)
 
 

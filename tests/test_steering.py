@@ -46,7 +46,9 @@ def coverage(mask: Mask) -> torch.Tensor:
 def test_add_is_the_formula() -> None:
     h, o = activations()
     expected = (
-        coverage(DISC) * 1.5 * sum(w * SAE.mean[f] * SAE.W_dec[f] for f, w in zip(FEATURES.features, FEATURES.weights))
+        coverage(DISC)
+        * 1.5
+        * sum(w * SAE.mean[f] * SAE.W_dec[f] for f, w in zip(FEATURES.features, FEATURES.weights, strict=True))
     )
     torch.testing.assert_close(positions(edits(edit(strength=1.5)).delta(h, o, 0, 1))[0], expected)
 

@@ -31,7 +31,9 @@ def test_the_run_ends_in_a_folder_that_diffusers_loads(run, tmp_path):
     export.export(run, tmp_path / "model", "python -m canvas.storybook train")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    image = pipe("a castle", num_inference_steps=2, height=256, width=256, generator=torch.Generator().manual_seed(0)).images[0]
+    image = pipe(
+        "a castle", num_inference_steps=2, height=256, width=256, generator=torch.Generator().manual_seed(0)
+    ).images[0]
     assert image.size == (256, 256)
     for part in ("unet", "vae", "text_encoder"):
         facts = json.loads((tmp_path / "model" / part / "provenance.json").read_text())
@@ -51,7 +53,9 @@ def test_latents_of_the_mirror_image_lie_behind_the_others(run):
     captions = json.loads((run / "captions.json").read_text())
     assert latents.shape == (12, 8, 32, 32)
     assert len(captions) == 6
-    again = data.encode(vae.AutoencoderTiny.from_pretrained(run / "vae").eval(), vae._draw(0)[None, :, ::-1].copy(), "cpu")
+    again = data.encode(
+        vae.AutoencoderTiny.from_pretrained(run / "vae").eval(), vae._draw(0)[None, :, ::-1].copy(), "cpu"
+    )
     assert np.allclose(latents[6], again[0], atol=2e-2)
 
 
@@ -59,8 +63,14 @@ def test_decoder_training_leaves_the_latents_alone(run):
     before = vae.AutoencoderTiny.from_pretrained(run / "vae")
     vae.train(run, 0.02, TINY_VAE, "cpu", decoder_only=True)
     after = vae.AutoencoderTiny.from_pretrained(run / "vae")
-    assert all(torch.equal(a, b) for a, b in zip(before.encoder.state_dict().values(), after.encoder.state_dict().values(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(before.decoder.state_dict().values(), after.decoder.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before.encoder.state_dict().values(), after.encoder.state_dict().values(), strict=True)
+    )
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(before.decoder.state_dict().values(), after.decoder.state_dict().values(), strict=True)
+    )
     assert after.config.scaling_factor == before.config.scaling_factor
 
 

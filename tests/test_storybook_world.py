@@ -45,8 +45,13 @@ def test_a_seed_gives_one_scene(seed):
 
 
 def test_a_scene_is_the_same_in_another_process():
-    code = "from canvas.storybook.world import draw_scene; import zlib; print(zlib.crc32(draw_scene(11).image.tobytes()))"
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    code = (
+        "from canvas.storybook.world import draw_scene; import zlib; print(zlib.crc32(draw_scene(11).image.tobytes()))"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(runs) == 1
 
 
@@ -81,7 +86,10 @@ def test_the_hero_is_in_its_scenes(hero):
 @pytest.mark.parametrize("style", STYLES)
 def test_a_style_changes_the_whole_picture_and_nothing_of_the_composition(style):
     other = STYLES[(STYLES.index(style) + 1) % len(STYLES)]
-    one, two = draw_scene(21, style=style, time="day", hero="castle"), draw_scene(21, style=other, time="day", hero="castle")
+    one, two = (
+        draw_scene(21, style=style, time="day", hero="castle"),
+        draw_scene(21, style=other, time="day", hero="castle"),
+    )
     changed = np.abs(one.image.astype(int) - two.image).max(-1) > 4
     assert changed.mean() > 0.8
     overlap = one.masks[INDEX["castle"]] & two.masks[INDEX["castle"]]
@@ -89,7 +97,10 @@ def test_a_style_changes_the_whole_picture_and_nothing_of_the_composition(style)
 
 
 def test_the_hour_sets_the_light():
-    light = {time: np.mean([draw_scene(40 + i, style="paper", time=time, hero="house").image.mean() for i in range(4)]) for time in TIMES}
+    light = {
+        time: np.mean([draw_scene(40 + i, style="paper", time=time, hero="house").image.mean() for i in range(4)])
+        for time in TIMES
+    }
     assert light["day"] > light["sunset"] > light["night"]
 
 

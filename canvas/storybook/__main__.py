@@ -28,17 +28,28 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run", type=Path, default=Path("runs/storybook"), help="where checkpoints and data lie")
     train.add_argument("--out", type=Path, default=Path("assets/storybook"), help="the pipeline folder to write")
     train.add_argument("--vae-minutes", type=float, default=15)
-    train.add_argument("--scenes", type=int, default=10_000, help="scenes drawn for the generator (mirrored: twice as many)")
+    train.add_argument(
+        "--scenes", type=int, default=10_000, help="scenes drawn for the generator (mirrored: twice as many)"
+    )
     train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
-    train.add_argument("--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents")
+    train.add_argument(
+        "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
+    )
     train.add_argument("--dictionary-minutes", type=float, default=4, help="the budget of each sparse autoencoder")
     train.add_argument("--device", default=None, help="cpu or cuda; by default the best at hand")
 
-    samples = commands.add_parser("samples", help="a contact sheet of the model's pictures for fixed prompts, unselected")
+    samples = commands.add_parser(
+        "samples", help="a contact sheet of the model's pictures for fixed prompts, unselected"
+    )
     samples.add_argument("out", type=Path)
     samples.add_argument("--run", type=Path, default=Path("runs/storybook"))
     samples.add_argument("--steps", type=int, default=None)
     samples.add_argument("--guidance", type=float, default=None)
+
+    painted = commands.add_parser("paintsheet", help="things painted at fixed places, beside the same seeds unpainted")
+    painted.add_argument("out", type=Path)
+    painted.add_argument("--model", default="storybook")
+    painted.add_argument("--strength", type=float, default=1.0)
     return top
 
 
@@ -58,6 +69,12 @@ def main(argv: list[str] | None = None) -> None:
             from canvas.storybook.samples import sample_sheet
 
             sample_sheet(args.run, args.steps, args.guidance).save(args.out)
+        case "paintsheet":
+            from canvas.storybook.paintsheet import paint_sheet, summary
+
+            sheet, figures = paint_sheet(args.model, args.strength)
+            sheet.save(args.out)
+            print(summary(figures))
 
 
 def measure_speed(scenes: int) -> None:

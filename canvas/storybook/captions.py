@@ -33,7 +33,12 @@ PLACES: dict[str, tuple[str, ...]] = {
     "desert": ("in the desert", "among sand dunes", "desert", "in the dunes"),
     "mountains": ("in the mountains", "below the mountains", "mountains"),
 }
-NUMBERS = {1: ("a", "one", "a"), 2: ("two", "two", "a pair of"), 3: ("three", "three", "some"), 4: ("four", "several", "many")}
+NUMBERS = {
+    1: ("a", "one", "a"),
+    2: ("two", "two", "a pair of"),
+    3: ("three", "three", "some"),
+    4: ("four", "several", "many"),
+}
 UNCOUNTED = {"wheat", "fish", "sheep"}
 PLURALS = {"cactus": "cacti", "pine": "pines", "fish": "fish", "sheep": "sheep", "wheat": "wheat"}
 SINGLE_ONLY = ("sun", "moon", "rainbow", "waterfall", "road")
@@ -112,6 +117,13 @@ def caption(scene: Scene, rng: Random) -> str:
         style = rng.choice(STYLE_WORDS[scene.style])
         noun = rng.choice(STYLE_NOUNS)
         article = "an" if style[0] in "aeiou" else "a"
-        text = rng.choice((f"{text}, {style}", f"{text}, {style} style", f"{style} {noun} of {text}", f"{article} {style} {noun} of {text}"))
+        text = rng.choice(
+            (
+                f"{text}, {style}",
+                f"{text}, {style} style",
+                f"{style} {noun} of {text}",
+                f"{article} {style} {noun} of {text}",
+            )
+        )
         text = text.replace("drawing painting", "drawing").replace("drawing illustration", "drawing").replace("drawing picture", "drawing").replace("drawing scene", "drawing")  # fmt: skip
     return text

@@ -1,4 +1,4 @@
-"""The generator's training set: drawn scenes as latents, each beside its mirror image, with several captions a scene."""
+"""The generator's training set: scenes as latents, with their mirror images and several captions each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def prepare(folder: Path, scenes: int, device: str, first: int = 0, portion: int
     if (folder / "captions.json").exists():
         return
     vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device).eval()
-    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (2 * scenes, vae.config.latent_channels, 32, 32))
+    latents = np.lib.format.open_memmap(
+        folder / "latents.npy", "w+", np.float16, (2 * scenes, vae.config.latent_channels, 32, 32)
+    )
     texts: list[list[str]] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool, tqdm(total=scenes, desc="scenes", mininterval=5) as bar:
         for start in range(0, scenes, portion):

@@ -1,4 +1,4 @@
-"""The embedded model's dictionary: SAEs of its blocks, features labelled by the world's masks, concepts to paint with."""
+"""The embedded model's dictionary: SAEs of its blocks, labels from the world's masks, concepts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COVERED = 0.3
 """A cell of the grid shows a concept if this share of its pixels does."""
 TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
 GAIN = 4.0
-"""Concepts are stored at this multiple of the difference that their presence makes, so that strength 1 is a firm stroke."""
+"""Concepts are stored at this multiple of the difference that their presence makes: strength 1 is a firm stroke."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Seen:
     """index of the noise level in the sampler's schedule, 0 the noisiest: int [n]"""
 
 
-def observe(pipe: StableDiffusionPipeline, seeds: range, levels: int, device: str, only_clear: bool = False, batch: int = 8) -> Iterator[Seen]:  # fmt: skip
+def observe(
+    pipe: StableDiffusionPipeline, seeds: range, levels: int, device: str, only_clear: bool = False, batch: int = 8
+) -> Iterator[Seen]:
     """Draw scenes, encode them, add noise of the sampler's own levels, and record what the blocks do.
 
     Half of the scenes come with a caption, half with the empty one. ``only_clear`` takes the less noisy half of the
@@ -73,7 +75,9 @@ def observe(pipe: StableDiffusionPipeline, seeds: range, levels: int, device: st
     rng = Random(seeds.start)
     for start in tqdm(range(seeds.start, seeds.stop, batch), desc="observe", unit="batch", mininterval=5):
         scenes = [draw_scene(seed) for seed in range(start, min(start + batch, seeds.stop))]
-        pixels = torch.from_numpy(np.stack([s.image for s in scenes])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = (
+            torch.from_numpy(np.stack([s.image for s in scenes])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         truth = torch.from_numpy(np.stack([s.masks for s in scenes])).float()
         masks = F.adaptive_avg_pool2d(truth, GRID).permute(0, 2, 3, 1) >= COVERED
         words = [caption(s, rng) if rng.random() < 0.5 else "" for s in scenes]
@@ -149,13 +153,18 @@ def concept_entry(concept: str, block: str, sae: SAE, difference: Tensor, size: 
 def make(folder: Path, minutes: float, device: str, command: str, cfg: DictionaryConfig | None = None) -> None:
     """Harvest, train, label; write ``sae/<block>/``, ``concepts.json``, ``icons.webp`` and ``featurebrush.json``."""
     cfg = cfg or DictionaryConfig()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     pipe.to(device)
     seen = list(observe(pipe, range(TRAIN_SEED, TRAIN_SEED + cfg.scenes), cfg.levels, device))
     vectors = {block: torch.cat([s.updates[block] for s in seen]).flatten(0, 2) for block in (COMPOSITION, LATE)}
     del seen
     held_out = list(observe(pipe, range(LABEL_SEED, LABEL_SEED + cfg.label_scenes), 2, device))
-    clear = [s for s in observe(pipe, range(LABEL_SEED + 10**5, LABEL_SEED + 10**5 + cfg.label_scenes), 1, device, only_clear=True)]
+    clear = [
+        s
+        for s in observe(
+            pipe, range(LABEL_SEED + 10**5, LABEL_SEED + 10**5 + cfg.label_scenes), 1, device, only_clear=True
+        )
+    ]
     concepts: dict[str, dict[str, object]] = {}
     for block, rows in vectors.items():
         sae, metrics = _train(block, rows, minutes, device, cfg)
@@ -166,7 +175,11 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         for s in held_out:
             differences.add(sae.encode(s.updates[block]), s.masks)
         found = evaluate(sae, samples.flatten(0, 2)[::7])
-        metrics |= {name: round(float(getattr(found, name)), 5) for name in found._fields if isinstance(getattr(found, name), float)}
+        metrics |= {
+            name: round(float(getattr(found, name)), 5)
+            for name in found._fields
+            if isinstance(getattr(found, name), float)
+        }
         best = {b.concept: b.score for b in labels.best}
         metrics["best_feature_f1"] = {name: round(score, 3) for name, score in best.items()}
         out = folder / "sae" / block
@@ -175,7 +188,9 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         export.write_provenance(out, command, 0, metrics)
         for concept in CONCEPTS:
             if (block == LATE) == (concept in GROUPS["style"]):
-                entry = concept_entry(concept, block, sae, differences.of(concept), cfg.concept_features, best.get(concept, 0.0))
+                entry = concept_entry(
+                    concept, block, sae, differences.of(concept), cfg.concept_features, best.get(concept, 0.0)
+                )
                 concepts[concept] = entry
     (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
     write_settings(folder)
@@ -191,7 +206,9 @@ def write_settings(folder: Path) -> None:
     (folder / "featurebrush.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _train(block: str, rows: Tensor, minutes: float, device: str, cfg: DictionaryConfig) -> tuple[SAE, dict[str, object]]:
+def _train(
+    block: str, rows: Tensor, minutes: float, device: str, cfg: DictionaryConfig
+) -> tuple[SAE, dict[str, object]]:
     started = time.monotonic()
     # what a budget allows, from a short trial
     trial = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=30, device=device)

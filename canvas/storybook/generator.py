@@ -29,7 +29,7 @@ class GeneratorConfig:
     """residual + attention pairs in the 16×16 down block (one more on the way up)"""
     depth: int = 2
     """transformer layers in each attention block"""
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 2e-3
     drop: float = 0.12
     """share of the captions replaced by the empty one"""
@@ -40,7 +40,7 @@ class GeneratorConfig:
 
 
 def build(cfg: GeneratorConfig) -> UNet2DConditionModel:
-    """Two levels: convolutions at 32×32, and at 16×16 all the transformer layers (``down.1.*``, ``mid.0``, ``up.0.*``)."""
+    """Two levels: convolutions at 32×32; at 16×16 all transformer layers (``down.1.*``, ``mid.0``, ``up.0.*``)."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=8,
@@ -59,7 +59,7 @@ def build(cfg: GeneratorConfig) -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise levels: Stable Diffusion's, rescaled to end in pure noise (2305.08891), with the clean latent predicted."""
+    """Stable Diffusion's noise levels, rescaled to end in pure noise (2305.08891); the clean latent is predicted."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -80,7 +80,13 @@ class _Stream:
         captions: list[list[str]] = json.loads((folder / "captions.json").read_text())
         captions = captions + [[mirrored(t) for t in said] for said in captions]
         said = len(captions[0])
-        ids = tokenizer([t for row in captions for t in row], padding="max_length", truncation=True, max_length=text.LENGTH, return_tensors="np")
+        ids = tokenizer(
+            [t for row in captions for t in row],
+            padding="max_length",
+            truncation=True,
+            max_length=text.LENGTH,
+            return_tensors="np",
+        )
         self.ids = ids["input_ids"].reshape(len(captions), said, text.LENGTH).astype(np.int64)
         self.empty = np.asarray(tokenizer([""], padding="max_length", max_length=text.LENGTH)["input_ids"][0], np.int64)
         self.cfg = cfg
@@ -92,10 +98,19 @@ class _Stream:
         rng = np.random.default_rng((epoch, place))
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
         ids[rng.random(size) < self.cfg.drop] = self.empty
-        return torch.from_numpy(self.latents[np.sort(order)][np.argsort(np.argsort(order))]).float(), torch.from_numpy(ids)
+        return torch.from_numpy(self.latents[np.sort(order)][np.argsort(np.argsort(order))]).float(), torch.from_numpy(
+            ids
+        )
 
 
-def loss_of(unet: UNet2DConditionModel, encoder: CLIPTextModel, signal: Tensor, latents: Tensor, ids: Tensor, cfg: GeneratorConfig) -> Tensor:
+def loss_of(
+    unet: UNet2DConditionModel,
+    encoder: CLIPTextModel,
+    signal: Tensor,
+    latents: Tensor,
+    ids: Tensor,
+    cfg: GeneratorConfig,
+) -> Tensor:
     """Weighted squared error of the predicted clean latents; ``signal`` is ᾱ [timesteps]."""
     n = len(latents)
     # one time from each of n equal strata: less variance than n independent ones
@@ -109,7 +124,7 @@ def loss_of(unet: UNet2DConditionModel, encoder: CLIPTextModel, signal: Tensor, 
 
 
 def optimisers(modules: nn.Module, cfg: GeneratorConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the inner weight matrices, Adam for everything else (embeddings, first and last layers, biases, norms)."""
+    """Muon for the inner weight matrices, Adam for the rest (embeddings, first and last layers, biases, norms)."""
     inner, rest = [], []
     for name, p in modules.named_parameters():
         edge = any(part in name for part in ("embedding", "conv_in", "conv_out"))
@@ -120,7 +135,13 @@ def optimisers(modules: nn.Module, cfg: GeneratorConfig) -> list[torch.optim.Opt
     ]
 
 
-def train(folder: Path, minutes: float, cfg: GeneratorConfig | None = None, device: str | None = None, report: Callable[[dict[str, Any]], None] | None = None) -> None:  # fmt: skip
+def train(
+    folder: Path,
+    minutes: float,
+    cfg: GeneratorConfig | None = None,
+    device: str | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
     """Train U-Net and text encoder for a budget, from the checkpoint if there is one; write both to ``folder``."""
     cfg = cfg or GeneratorConfig()
     device = device or training.best_device()
@@ -132,7 +153,7 @@ def train(folder: Path, minutes: float, cfg: GeneratorConfig | None = None, devi
     both = nn.ModuleDict({"unet": unet, "encoder": encoder})
     steppers = optimisers(both, cfg)
     average = training.Average(both, cfg.decay)
-    budget = training.Budget(minutes)
+    budget, samples = training.Budget(minutes), 0
     checkpoint = folder / "generator.pt"
     if state := training.load(checkpoint, device):
         both.load_state_dict(state["weights"])
@@ -140,6 +161,7 @@ def train(folder: Path, minutes: float, cfg: GeneratorConfig | None = None, devi
             stepper.load_state_dict(saved)
         average.restore(state["average"])
         budget = training.Budget(minutes, state["step"], state["elapsed"])
+        samples = state["samples"]
         torch.manual_seed(budget.step)
     stream = _Stream(folder, tokenizer, cfg)
     signal = build_scheduler().alphas_cumprod.to(device)
@@ -158,15 +180,37 @@ def train(folder: Path, minutes: float, cfg: GeneratorConfig | None = None, devi
         for stepper in steppers:
             stepper.step()
         average.update(both)
-        running = loss.item() if step == 0 else running + (loss.item() - running) * 0.02
-        if budget.step % 25 == 0:
-            rate = cfg.batch * budget.step / max(budget.elapsed, 1e-9)
-            budget.bar.set_postfix(loss=f"{running:.4f}", samples=budget.step * cfg.batch, rate=f"{rate:.1f}/s")
-            log.write(json.dumps({"step": budget.step, "elapsed": round(budget.elapsed, 1), "loss": round(running, 5), "rate": round(rate, 2)}) + "\n")
+        samples += cfg.batch
+        running = loss.item() if running == 0 else running + (loss.item() - running) * 0.01
+        if budget.step % 50 == 0:
+            rate = samples / max(budget.elapsed, 1e-9)
+            budget.bar.set_postfix(loss=f"{running:.4f}", samples=samples, rate=f"{rate:.1f}/s")
+            log.write(
+                json.dumps(
+                    {
+                        "step": budget.step,
+                        "samples": samples,
+                        "elapsed": round(budget.elapsed, 1),
+                        "loss": round(running, 5),
+                        "rate": round(rate, 2),
+                    }
+                )
+                + "\n"
+            )
             log.flush()
         if budget.due():
-            training.save(checkpoint, {"weights": both.state_dict(), "optimisers": [s.state_dict() for s in steppers], "average": average.state(),
-                                       "step": budget.step, "elapsed": budget.elapsed, "config": asdict(cfg)})  # fmt: skip
+            training.save(
+                checkpoint,
+                {
+                    "weights": both.state_dict(),
+                    "optimisers": [s.state_dict() for s in steppers],
+                    "average": average.state(),
+                    "step": budget.step,
+                    "samples": samples,
+                    "elapsed": budget.elapsed,
+                    "config": asdict(cfg),
+                },
+            )
             if report:
                 report({"step": budget.step, "elapsed": budget.elapsed, "loss": running})
 
@@ -178,5 +222,5 @@ def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTok
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     unet, encoder = build(cfg), text.build_encoder(tokenizer, cfg.width)
     nn.ModuleDict({"unet": unet, "encoder": encoder}).load_state_dict(state["average"]["weights"])
-    figures = {"steps": state["step"], "samples": state["step"] * cfg.batch, "minutes": round(state["elapsed"] / 60, 1)}
+    figures = {"steps": state["step"], "samples": state["samples"], "minutes": round(state["elapsed"] / 60, 1)}
     return unet.eval(), encoder.eval(), tokenizer, figures | {"config": state["config"]}

@@ -13,7 +13,24 @@ from canvas.storybook.world import Scene, draw_scene
 SIDE = 96
 COLUMNS = 8
 SEED = 40_000_000
-WHOLE = {"day", "sunset", "night", "stars", "rain", "snowfall", "fog", "sea", "lake", "river", "meadow", "hill", "desert", "beach", "road", *GROUPS["style"]}  # fmt: skip
+WHOLE = {
+    "day",
+    "sunset",
+    "night",
+    "stars",
+    "rain",
+    "snowfall",
+    "fog",
+    "sea",
+    "lake",
+    "river",
+    "meadow",
+    "hill",
+    "desert",
+    "beach",
+    "road",
+    *GROUPS["style"],
+}
 """Concepts that are shown by a whole scene or a large part of one."""
 TRIES = 14
 
@@ -48,13 +65,38 @@ def _parts(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def concept_icon(concept: str) -> Image.Image:
     """The icon of one concept, RGB, 96×96."""
-    times = {"night": "night", "sunset": "sunset", "stars": "night", "moon": "night", "campfire": "night", "lit window": "night", "street lamp": "sunset"}
-    hero = concept if concept in OBJECTS else {"snowcap": "mountain", "lit window": "house", "sea": "boat", "beach": "palm", "desert": "cactus",
-                                              "road": "car", "river": "bridge", "lake": "fish"}.get(concept)  # fmt: skip
+    times = {
+        "night": "night",
+        "sunset": "sunset",
+        "stars": "night",
+        "moon": "night",
+        "campfire": "night",
+        "lit window": "night",
+        "street lamp": "sunset",
+    }
+    hero = (
+        concept
+        if concept in OBJECTS
+        else {
+            "snowcap": "mountain",
+            "lit window": "house",
+            "sea": "boat",
+            "beach": "palm",
+            "desert": "cactus",
+            "road": "car",
+            "river": "bridge",
+            "lake": "fish",
+        }.get(concept)
+    )
     style = concept if concept in GROUPS["style"] else "paper"
     best = (-2.0, Image.new("RGB", (SIDE, SIDE)))
     for i in range(1 if concept in GROUPS["style"] else TRIES):
-        scene = draw_scene(SEED + (5 if concept in GROUPS["style"] else i), style=style, time=times.get(concept, "day"), hero="castle" if concept in GROUPS["style"] else hero)
+        scene = draw_scene(
+            SEED + (5 if concept in GROUPS["style"] else i),
+            style=style,
+            time=times.get(concept, "day"),
+            hero="castle" if concept in GROUPS["style"] else hero,
+        )
         best = max(best, _crop(scene, concept), key=lambda pair: pair[0])
     return best[1].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 

@@ -61,7 +61,11 @@ def sun(pen: Pen, pal: Palette, x: float, y: float, r: float, rays: bool) -> Non
         if rays:
             for i in range(12):
                 with pen.turned(x, y, i * 30):
-                    pen.fill(polygon([(r * 1.16, -r * 0.13), (r * 1.55, 0), (r * 1.16, r * 0.13)]), mix(color, (1, 1, 1), 0.15), plain=True)
+                    pen.fill(
+                        polygon([(r * 1.16, -r * 0.13), (r * 1.55, 0), (r * 1.16, r * 0.13)]),
+                        mix(color, (1, 1, 1), 0.15),
+                        plain=True,
+                    )
         pen.fill(ellipse(x, y, r), mix(color, (1, 1, 0.85), 0.3), color)
 
 
@@ -77,7 +81,11 @@ def moon(pen: Pen, pal: Palette, rng: Random, x: float, y: float, r: float, cres
             with pen.silent():
                 for _ in range(4):
                     a, d = rng.uniform(0, math.tau), rng.uniform(0.1, 0.6) * r
-                    pen.fill(ellipse(x + d * math.cos(a), y + d * math.sin(a), r * rng.uniform(0.1, 0.22)), (0.75, 0.7, 0.72), alpha=0.4)
+                    pen.fill(
+                        ellipse(x + d * math.cos(a), y + d * math.sin(a), r * rng.uniform(0.1, 0.22)),
+                        (0.75, 0.7, 0.72),
+                        alpha=0.4,
+                    )
 
 
 def cloud(pen: Pen, pal: Palette, rng: Random, x: float, y: float, w: float, dark: bool = False) -> None:
@@ -128,10 +136,17 @@ def mountains(pen: Pen, pal: Palette, rng: Random, foot: float, count: int, snow
             pen.fill(body, bright, mix(bright, pal.sky[2], 0.3))
             with pen.clipped(body):
                 side = right if left_light else left
-                spine = [(x + half * 0.12 * s, top + h * t) for t, s in ((0.3, -1), (0.55, 0.8), (0.8, -0.6), (1.1, 0.4))]
+                spine = [
+                    (x + half * 0.12 * s, top + h * t) for t, s in ((0.3, -1), (0.55, 0.8), (0.8, -0.6), (1.1, 0.4))
+                ]
                 out = x + half * 1.4 if left_light else x - half * 1.4
                 with pen.silent():
-                    pen.fill(polygon([(x, top), *spine, (out, foot + 8), side[-1]]), shade, mix(shade, pal.sky[2], 0.3), alpha=0.85)
+                    pen.fill(
+                        polygon([(x, top), *spine, (out, foot + 8), side[-1]]),
+                        shade,
+                        mix(shade, pal.sky[2], 0.3),
+                        alpha=0.85,
+                    )
                 if snowy:
                     depth = h * rng.uniform(0.26, 0.4)
                     zigzag = [(x + half * (0.62 - 0.2 * i), top + depth * (1.15 if i % 2 else 0.72)) for i in range(7)]
@@ -139,7 +154,13 @@ def mountains(pen: Pen, pal: Palette, rng: Random, foot: float, count: int, snow
                         pen.fill(polygon([(x, top - 3), (x + half * 0.7, top + depth), *zigzag, (x - half * 0.7, top + depth)]),
                                  pal.lit("#fbfbff", haze * 0.6), plain=True)  # fmt: skip
                     with pen.silent():
-                        pen.fill(polygon([(x, top), spine[0], (out, top + depth), (x + (half if left_light else -half), top)]), shade, alpha=0.22)
+                        pen.fill(
+                            polygon(
+                                [(x, top), spine[0], (out, top + depth), (x + (half if left_light else -half), top)]
+                            ),
+                            shade,
+                            alpha=0.22,
+                        )
     return tops
 
 
@@ -157,11 +178,19 @@ def hillside(pen: Pen, pal: Palette, rng: Random, ridge: Ridge, color: RGB, haze
                 size = 1.0 + 2.6 * (y / SIDE) ** 2
                 tone = mix(near, (1, 1, 0.8) if rng.random() < 0.5 else (0.05, 0.1, 0.1), 0.22)
                 if concept == "desert":
-                    pen.line([(x - size * 4, y), (x, y - size * 0.7), (x + size * 4, y + size * 0.2)], tone, 0.9, 0.6, curved=True)
+                    pen.line(
+                        [(x - size * 4, y), (x, y - size * 0.7), (x + size * 4, y + size * 0.2)],
+                        tone,
+                        0.9,
+                        0.6,
+                        curved=True,
+                    )
                 elif concept == "beach":
                     pen.fill(ellipse(x, y, size * 0.35), tone, alpha=0.8)
                 else:
-                    pen.line([(x - size * 0.5, y - size * 1.2), (x, y), (x + size * 0.6, y - size * 1.3)], tone, 0.8, 0.75)
+                    pen.line(
+                        [(x - size * 0.5, y - size * 1.2), (x, y), (x + size * 0.6, y - size * 1.3)], tone, 0.8, 0.75
+                    )
 
 
 def water(pen: Pen, pal: Palette, rng: Random, region: skia.Path, top: float, bottom: float, concept: str, lights: Sequence[tuple[float, RGB]] = ()) -> None:  # fmt: skip
@@ -180,7 +209,13 @@ def water(pen: Pen, pal: Palette, rng: Random, region: skia.Path, top: float, bo
         for _ in range(26):
             t = rng.random() ** 1.4
             x, y, half = rng.uniform(0, SIDE), top + 3 + t * (bottom - top), 4 + 13 * t
-            pen.line([(x - half, y), (x, y - 0.8 - t), (x + half, y)], mix(near, (1, 1, 1), 0.5), 0.7 + 0.6 * t, 0.5, curved=True)
+            pen.line(
+                [(x - half, y), (x, y - 0.8 - t), (x + half, y)],
+                mix(near, (1, 1, 1), 0.5),
+                0.7 + 0.6 * t,
+                0.5,
+                curved=True,
+            )
 
 
 def waterfall(pen: Pen, pal: Palette, rng: Random, x: float, top: float, foot: float, w: float, haze: float) -> None:
@@ -190,24 +225,69 @@ def waterfall(pen: Pen, pal: Palette, rng: Random, x: float, top: float, foot: f
     span = w * rng.uniform(2.2, 3.4)
     moss = pal.lit(jitter(rgb("#5f9a52"), rng), haze)
     with pen.tag("mountain"):
-        base = [(x + span * 1.3, foot + 7), (x + span * 1.3, foot + 7), (x - span * 1.3, foot + 7), (x - span * 1.3, foot + 7)]
+        base = [
+            (x + span * 1.3, foot + 7),
+            (x + span * 1.3, foot + 7),
+            (x - span * 1.3, foot + 7),
+            (x - span * 1.3, foot + 7),
+        ]
         pen.fill(smooth([*base, (x - span * 1.08, (top + foot) / 2), (x - span, top + 12), (x - span * 0.7, top - 4), (x, top - 6),
                          (x + span * 0.7, top - 4), (x + span, top + 12), (x + span * 1.08, (top + foot) / 2)]), light, shade)  # fmt: skip
         with pen.silent():
             for _ in range(9):
                 cx, cy = x + rng.uniform(-0.9, 0.9) * span, rng.uniform(top + 10, foot - 5)
-                pen.fill(polygon([(cx - 7, cy), (cx, cy - 5), (cx + 8, cy - 1), (cx + 5, cy + 5), (cx - 5, cy + 4)]), shade, alpha=0.55)
-            pen.fill(smooth([(x - span * 0.9, top + 9), (x - span * 0.6, top - 6), (x, top - 8), (x + span * 0.6, top - 6), (x + span * 0.9, top + 9), (x, top + 3)]), moss)
+                pen.fill(
+                    polygon([(cx - 7, cy), (cx, cy - 5), (cx + 8, cy - 1), (cx + 5, cy + 5), (cx - 5, cy + 4)]),
+                    shade,
+                    alpha=0.55,
+                )
+            pen.fill(
+                smooth(
+                    [
+                        (x - span * 0.9, top + 9),
+                        (x - span * 0.6, top - 6),
+                        (x, top - 8),
+                        (x + span * 0.6, top - 6),
+                        (x + span * 0.9, top + 9),
+                        (x, top + 3),
+                    ]
+                ),
+                moss,
+            )
     with pen.tag("waterfall"):
         fall = pal.lit("#d8eef8")
-        pen.fill(smooth([(x - w * 0.42, top - 1), (x, top - 4), (x + w * 0.42, top - 1), (x + w * 0.5, (top + foot) / 2), (x + w * 0.62, foot + 2), (x - w * 0.62, foot + 2), (x - w * 0.5, (top + foot) / 2)]), fall, pal.lit("#a9d5ea"))
+        pen.fill(
+            smooth(
+                [
+                    (x - w * 0.42, top - 1),
+                    (x, top - 4),
+                    (x + w * 0.42, top - 1),
+                    (x + w * 0.5, (top + foot) / 2),
+                    (x + w * 0.62, foot + 2),
+                    (x - w * 0.62, foot + 2),
+                    (x - w * 0.5, (top + foot) / 2),
+                ]
+            ),
+            fall,
+            pal.lit("#a9d5ea"),
+        )
         with pen.silent():
             for _ in range(7):
                 sx = x + rng.uniform(-0.42, 0.42) * w
                 y0 = rng.uniform(top, foot - 20)
-                pen.line([(sx, y0), (sx + (sx - x) * 0.15, y0 + rng.uniform(12, 34))], pal.lit("#7fbcdb") if rng.random() < 0.5 else (1, 1, 1), 1.1, 0.7)
+                pen.line(
+                    [(sx, y0), (sx + (sx - x) * 0.15, y0 + rng.uniform(12, 34))],
+                    pal.lit("#7fbcdb") if rng.random() < 0.5 else (1, 1, 1),
+                    1.1,
+                    0.7,
+                )
         for i in range(7):
-            pen.fill(ellipse(x + (i / 6 - 0.5) * w * 1.7, foot + rng.uniform(-2, 2), w * rng.uniform(0.16, 0.26), w * 0.13), pal.lit("#f4fbff"), alpha=0.85, plain=True)
+            pen.fill(
+                ellipse(x + (i / 6 - 0.5) * w * 1.7, foot + rng.uniform(-2, 2), w * rng.uniform(0.16, 0.26), w * 0.13),
+                pal.lit("#f4fbff"),
+                alpha=0.85,
+                plain=True,
+            )
 
 
 def river(rng: Random, x0: float, top: float, bottom: float, narrow: float, wide: float) -> skia.Path:
@@ -221,7 +301,16 @@ def river(rng: Random, x0: float, top: float, bottom: float, narrow: float, wide
         y = top + (bottom - top) * t
         left.append((x - half, y))
         right.append((x + half, y))
-    return smooth([(left[0][0], top - 1), *left, (left[-1][0], bottom + 30), (right[-1][0], bottom + 30), *reversed(right), (right[0][0], top - 1)])
+    return smooth(
+        [
+            (left[0][0], top - 1),
+            *left,
+            (left[-1][0], bottom + 30),
+            (right[-1][0], bottom + 30),
+            *reversed(right),
+            (right[0][0], top - 1),
+        ]
+    )
 
 
 def crossroad(pen: Pen, pal: Palette, rng: Random, y: float, w: float) -> Ridge:
@@ -272,7 +361,11 @@ def falling(pen: Pen, rng: Random, kind: str, x0: float, x1: float, top: float) 
                 pen.line([(x, y), (x + slant * s, y + s)], (0.86, 0.93, 1.0), 0.9, rng.uniform(0.35, 0.8))
         else:
             for _ in range(int((x1 - x0) * 0.62)):
-                pen.fill(ellipse(rng.uniform(x0, x1), rng.uniform(top, SIDE), rng.choice((1.0, 1.4, 1.9, 2.5))), (1, 1, 1), alpha=rng.uniform(0.65, 0.98))
+                pen.fill(
+                    ellipse(rng.uniform(x0, x1), rng.uniform(top, SIDE), rng.choice((1.0, 1.4, 1.9, 2.5))),
+                    (1, 1, 1),
+                    alpha=rng.uniform(0.65, 0.98),
+                )
     unit = pen.size / SIDE
     coverage = np.zeros((pen.size, pen.size), bool)
     coverage[int(max(0, top) * unit) :, max(0, int(x0 * unit)) : max(0, int(x1 * unit))] = True

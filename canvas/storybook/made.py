@@ -57,9 +57,17 @@ def castle(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
         pen.fill(box(tx - half, top, tx + half, y), light, shade)
         if roofed:
             tip = top - half * 2.5
-            pen.fill(polygon([(tx - half * 1.3, top + 1), (tx, tip), (tx + half * 1.3, top + 1)]), mix(roof, (1, 1, 0.9), 0.15), roof)
+            pen.fill(
+                polygon([(tx - half * 1.3, top + 1), (tx, tip), (tx + half * 1.3, top + 1)]),
+                mix(roof, (1, 1, 0.9), 0.15),
+                roof,
+            )
             pen.line([(tx, tip), (tx, tip - h * 0.08)], shade, 1.1)
-            pen.fill(polygon([(tx, tip - h * 0.085), (tx + h * 0.09, tip - h * 0.06), (tx, tip - h * 0.03)]), pal.lit("#f0b83f", haze), plain=True)
+            pen.fill(
+                polygon([(tx, tip - h * 0.085), (tx + h * 0.09, tip - h * 0.06), (tx, tip - h * 0.03)]),
+                pal.lit("#f0b83f", haze),
+                plain=True,
+            )
         else:
             battlement(tx - half * 1.15, tx + half * 1.15, top, 3)
         window(pen, pal, tx - half * 0.26, top + half * 0.8, tx + half * 0.26, top + half * 1.8, lit, half * 0.26)
@@ -72,7 +80,15 @@ def castle(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
         roofed = rng.random() < 0.7
         tower(x - w, w * 0.24, y - h * 0.54, roofed)
         tower(x + w, w * 0.24, y - h * 0.54, roofed)
-        gate = smooth([(x - w * 0.22, y + 1), (x - w * 0.22, y - h * 0.2), (x, y - h * 0.28), (x + w * 0.22, y - h * 0.2), (x + w * 0.22, y + 1)])
+        gate = smooth(
+            [
+                (x - w * 0.22, y + 1),
+                (x - w * 0.22, y - h * 0.2),
+                (x, y - h * 0.28),
+                (x + w * 0.22, y - h * 0.2),
+                (x + w * 0.22, y + 1),
+            ]
+        )
         pen.fill(gate, pal.lit("#5a3a2c", haze))
         for dx in (-0.55, 0.55):
             window(pen, pal, x + dx * w - w * 0.07, y - h * 0.27, x + dx * w + w * 0.07, y - h * 0.14, lit, w * 0.06)
@@ -84,7 +100,12 @@ def lighthouse(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float
     if lit:
         with pen.silent():
             for side in (-1, 1):
-                pen.fill(polygon([(x, y - h * 0.88), (x + side * h * 1.2, y - h * 1.1), (x + side * h * 1.2, y - h * 0.72)]), (1.0, 0.93, 0.62), alpha=0.22, blur=2.0)
+                pen.fill(
+                    polygon([(x, y - h * 0.88), (x + side * h * 1.2, y - h * 1.1), (x + side * h * 1.2, y - h * 0.72)]),
+                    (1.0, 0.93, 0.62),
+                    alpha=0.22,
+                    blur=2.0,
+                )
     pen.shadow(x + h * 0.06, y, w * 2.2, h * 0.03)
     with pen.tag("lighthouse"):
         for i in range(5):
@@ -92,11 +113,27 @@ def lighthouse(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float
             w0, w1 = w * (1 - 0.36 * t0), w * (1 - 0.36 * t1)
             y0, y1 = y - h * 0.78 * t0, y - h * 0.78 * t1
             c = band if i % 2 == 0 else white
-            pen.fill(polygon([(x - w0, y0), (x - w1, y1), (x + w1, y1), (x + w0, y0)]), c, mix(c, (0.1, 0.1, 0.3), 0.12))
+            pen.fill(
+                polygon([(x - w0, y0), (x - w1, y1), (x + w1, y1), (x + w0, y0)]), c, mix(c, (0.1, 0.1, 0.3), 0.12)
+            )
         pen.fill(box(x - w * 0.95, y - h * 0.80, x + w * 0.95, y - h * 0.77), pal.lit("#4b4a58", haze))
         with pen.tag(*(("lit window",) if lit else ())):
-            pen.fill(box(x - w * 0.5, y - h * 0.93, x + w * 0.5, y - h * 0.80), pal.light("#ffe27a") if lit else pal.lit("#9fb9c9", haze))
-        pen.fill(smooth([(x - w * 0.75, y - h * 0.92), (x - w * 0.3, y - h * 0.99), (x, y - h * 1.02), (x + w * 0.3, y - h * 0.99), (x + w * 0.75, y - h * 0.92)]), band)
+            pen.fill(
+                box(x - w * 0.5, y - h * 0.93, x + w * 0.5, y - h * 0.80),
+                pal.light("#ffe27a") if lit else pal.lit("#9fb9c9", haze),
+            )
+        pen.fill(
+            smooth(
+                [
+                    (x - w * 0.75, y - h * 0.92),
+                    (x - w * 0.3, y - h * 0.99),
+                    (x, y - h * 1.02),
+                    (x + w * 0.3, y - h * 0.99),
+                    (x + w * 0.75, y - h * 0.92),
+                ]
+            ),
+            band,
+        )
         pen.fill(box(x - w * 0.2, y - h * 0.12, x + w * 0.2, y, w * 0.18), pal.lit("#5b4337", haze))
     if lit:
         pen.glow(x, y - h * 0.87, h * 0.42, (1.0, 0.9, 0.55), 0.8)
@@ -107,15 +144,35 @@ def windmill(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, 
     w = h * 0.19
     pen.shadow(x + h * 0.08, y, w * 1.7, h * 0.04)
     with pen.tag("windmill"):
-        pen.fill(polygon([(x - w, y), (x - w * 0.6, y - h * 0.62), (x + w * 0.6, y - h * 0.62), (x + w, y)]), wall, mix(wall, (0.15, 0.12, 0.3), 0.22))
-        pen.fill(smooth([(x - w * 0.8, y - h * 0.6), (x - w * 0.5, y - h * 0.76), (x, y - h * 0.82), (x + w * 0.5, y - h * 0.76), (x + w * 0.8, y - h * 0.6)]), pal.lit(rng.choice(ROOFS), haze))
+        pen.fill(
+            polygon([(x - w, y), (x - w * 0.6, y - h * 0.62), (x + w * 0.6, y - h * 0.62), (x + w, y)]),
+            wall,
+            mix(wall, (0.15, 0.12, 0.3), 0.22),
+        )
+        pen.fill(
+            smooth(
+                [
+                    (x - w * 0.8, y - h * 0.6),
+                    (x - w * 0.5, y - h * 0.76),
+                    (x, y - h * 0.82),
+                    (x + w * 0.5, y - h * 0.76),
+                    (x + w * 0.8, y - h * 0.6),
+                ]
+            ),
+            pal.lit(rng.choice(ROOFS), haze),
+        )
         pen.fill(box(x - w * 0.22, y - h * 0.17, x + w * 0.22, y, w * 0.2), pal.lit("#6f4733", haze))
         window(pen, pal, x - w * 0.2, y - h * 0.46, x + w * 0.2, y - h * 0.34, lit)
         turn, hub = rng.uniform(20, 70), (x, y - h * 0.66)
         sail, spar = pal.lit("#fbf4e4", haze), pal.lit("#5c4334", haze)
         for i in range(4):
             with pen.turned(*hub, turn + 90 * i):
-                pen.fill(polygon([(h * 0.07, -h * 0.02), (h * 0.42, -h * 0.02), (h * 0.42, -h * 0.13), (h * 0.07, -h * 0.1)]), sail)
+                pen.fill(
+                    polygon(
+                        [(h * 0.07, -h * 0.02), (h * 0.42, -h * 0.02), (h * 0.42, -h * 0.13), (h * 0.07, -h * 0.1)]
+                    ),
+                    sail,
+                )
                 pen.line([(0, 0), (h * 0.43, 0)], spar, h * 0.024)
         pen.fill(ellipse(*hub, h * 0.035), spar, plain=True)
 
@@ -126,17 +183,32 @@ def bridge(pen: Pen, pal: Palette, rng: Random, x: float, y: float, half: float,
     light, shade = pal.lit(stone, haze), pal.lit(mix(stone, (0.15, 0.12, 0.3), 0.35), haze)
     rise = half * 0.42
     with pen.tag("bridge"):
-        deck = [(x - half, y)] + [(x + half * (t - 0.5) * 2, y - rise * (1 - (2 * t - 1) ** 2 * 0.75)) for t in (i / 12 for i in range(13))] + [(x + half, y)]
+        deck = (
+            [(x - half, y)]
+            + [
+                (x + half * (t - 0.5) * 2, y - rise * (1 - (2 * t - 1) ** 2 * 0.75))
+                for t in (i / 12 for i in range(13))
+            ]
+            + [(x + half, y)]
+        )
         arches = polygon(deck)
         n = 1 if half < 36 else 3
         width = half * 1.5 / n
         for i in range(n):
             ax = x + (i - (n - 1) / 2) * width
             top = rise * (0.62 if i == (n - 1) / 2 else 0.42)
-            hole = polygon([(ax - width * 0.38, y + 2), *arc_points(ax, y, width * 0.38, top, 180, 360), (ax + width * 0.38, y + 2)])
+            hole = polygon(
+                [
+                    (ax - width * 0.38, y + 2),
+                    *arc_points(ax, y, width * 0.38, top, 180, 360),
+                    (ax + width * 0.38, y + 2),
+                ]
+            )
             arches = cut(arches, hole)
         pen.fill(arches, light, shade)
-        pen.line([(px, py - 1) for px, py in deck[1:-1]], pal.lit(mix(stone, (1, 1, 0.9), 0.3), haze), max(1.6, half * 0.06))
+        pen.line(
+            [(px, py - 1) for px, py in deck[1:-1]], pal.lit(mix(stone, (1, 1, 0.9), 0.3), haze), max(1.6, half * 0.06)
+        )
 
 
 def boat(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "red") -> None:  # fmt: skip
@@ -148,9 +220,36 @@ def boat(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
     def draw() -> None:
         with pen.turned(x, y, flip=flip), pen.tag("boat"):
             pen.line([(0, -h * 0.12), (0, -h)], pal.lit("#5a4030", haze), max(1.0, h * 0.025))
-            pen.fill(smooth([(h * 0.03, -h * 0.96), (h * 0.3, -h * 0.5), (h * 0.42, -h * 0.2), (h * 0.2, -h * 0.2), (h * 0.03, -h * 0.21)]), sail, mix(sail, (0.1, 0.05, 0.2), 0.12))
-            pen.fill(smooth([(-h * 0.03, -h * 0.9), (-h * 0.16, -h * 0.5), (-h * 0.32, -h * 0.22), (-h * 0.1, -h * 0.22), (-h * 0.03, -h * 0.24)]), jib)
-            pen.fill(polygon([(-h * 0.44, -h * 0.16), (h * 0.48, -h * 0.16), (h * 0.34, h * 0.03), (-h * 0.3, h * 0.03)]), hull, mix(hull, (0.05, 0.03, 0.1), 0.3))
+            pen.fill(
+                smooth(
+                    [
+                        (h * 0.03, -h * 0.96),
+                        (h * 0.3, -h * 0.5),
+                        (h * 0.42, -h * 0.2),
+                        (h * 0.2, -h * 0.2),
+                        (h * 0.03, -h * 0.21),
+                    ]
+                ),
+                sail,
+                mix(sail, (0.1, 0.05, 0.2), 0.12),
+            )
+            pen.fill(
+                smooth(
+                    [
+                        (-h * 0.03, -h * 0.9),
+                        (-h * 0.16, -h * 0.5),
+                        (-h * 0.32, -h * 0.22),
+                        (-h * 0.1, -h * 0.22),
+                        (-h * 0.03, -h * 0.24),
+                    ]
+                ),
+                jib,
+            )
+            pen.fill(
+                polygon([(-h * 0.44, -h * 0.16), (h * 0.48, -h * 0.16), (h * 0.34, h * 0.03), (-h * 0.3, h * 0.03)]),
+                hull,
+                mix(hull, (0.05, 0.03, 0.1), 0.3),
+            )
             pen.fill(box(-h * 0.44, -h * 0.175, h * 0.48, -h * 0.14), pal.lit("#f4e7cf", haze), plain=True)
 
     pen.mirrored(draw, y + h * 0.03, 0.34, 0.5)
@@ -166,7 +265,9 @@ def balloon(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, h
     r, cy = h * 0.36, y - h * 0.64
     with pen.tag("balloon"):
         for dx in (-0.5, 0.5):
-            pen.line([(x + dx * r * 0.72, cy + r * 0.75), (x + dx * h * 0.13, y - h * 0.13)], pal.lit("#6b5140", haze), 0.9)
+            pen.line(
+                [(x + dx * r * 0.72, cy + r * 0.75), (x + dx * h * 0.13, y - h * 0.13)], pal.lit("#6b5140", haze), 0.9
+            )
         shell = smooth([(x - r * 1.0, cy - r * 0.25), (x - r * 0.75, cy - r * 0.98), (x, cy - r * 1.16), (x + r * 0.75, cy - r * 0.98),
                         (x + r * 1.0, cy - r * 0.25), (x + r * 0.72, cy + r * 0.62), (x + r * 0.3, cy + r * 1.04), (x - r * 0.3, cy + r * 1.04), (x - r * 0.72, cy + r * 0.62)])  # fmt: skip
         pen.fill(shell, first)
@@ -174,9 +275,15 @@ def balloon(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, h
             for k in (-0.62, 0.0, 0.62):
                 pen.fill(ellipse(x + k * r, cy - r * 0.05, r * 0.17, r * 1.25), second, plain=True)
             with pen.silent():
-                pen.fill(ellipse(x + r * 0.85, cy + r * 0.3, r * 0.6, r * 1.2), (0.1, 0.05, 0.25), alpha=0.2, blur=r * 0.16)
+                pen.fill(
+                    ellipse(x + r * 0.85, cy + r * 0.3, r * 0.6, r * 1.2), (0.1, 0.05, 0.25), alpha=0.2, blur=r * 0.16
+                )
                 pen.fill(ellipse(x - r * 0.42, cy - r * 0.5, r * 0.26, r * 0.36), (1, 1, 1), alpha=0.25, blur=r * 0.1)
-        pen.fill(box(x - h * 0.08, y - h * 0.14, x + h * 0.08, y, h * 0.02), pal.lit("#94633d", haze), pal.lit("#6d452b", haze))
+        pen.fill(
+            box(x - h * 0.08, y - h * 0.14, x + h * 0.08, y, h * 0.02),
+            pal.lit("#94633d", haze),
+            pal.lit("#6d452b", haze),
+        )
         if pal.time == "night":
             pen.glow(x, y - h * 0.2, h * 0.3, (1.0, 0.7, 0.3), 0.5)
 
@@ -185,9 +292,28 @@ def car(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze:
     paint = pal.lit(jitter(rgb(PAINTS[color]), rng, 0.03), haze)
     pen.shadow(x, y, h * 1.15, h * 0.1)
     with pen.turned(x, y, flip=rng.random() < 0.5), pen.tag("car"):
-        pen.fill(smooth([(-h * 0.72, -h * 0.5), (-h * 0.52, -h * 1.0), (-h * 0.1, -h * 1.04), (h * 0.3, -h * 1.0), (h * 0.62, -h * 0.5)]), paint)
-        pen.fill(smooth([(-h * 0.52, -h * 0.56), (-h * 0.42, -h * 0.9), (-h * 0.06, -h * 0.92), (-h * 0.06, -h * 0.56)]), pal.lit("#bfe0ea", haze), plain=True)
-        pen.fill(smooth([(h * 0.02, -h * 0.56), (h * 0.02, -h * 0.92), (h * 0.26, -h * 0.88), (h * 0.46, -h * 0.56)]), pal.lit("#bfe0ea", haze), plain=True)
+        pen.fill(
+            smooth(
+                [
+                    (-h * 0.72, -h * 0.5),
+                    (-h * 0.52, -h * 1.0),
+                    (-h * 0.1, -h * 1.04),
+                    (h * 0.3, -h * 1.0),
+                    (h * 0.62, -h * 0.5),
+                ]
+            ),
+            paint,
+        )
+        pen.fill(
+            smooth([(-h * 0.52, -h * 0.56), (-h * 0.42, -h * 0.9), (-h * 0.06, -h * 0.92), (-h * 0.06, -h * 0.56)]),
+            pal.lit("#bfe0ea", haze),
+            plain=True,
+        )
+        pen.fill(
+            smooth([(h * 0.02, -h * 0.56), (h * 0.02, -h * 0.92), (h * 0.26, -h * 0.88), (h * 0.46, -h * 0.56)]),
+            pal.lit("#bfe0ea", haze),
+            plain=True,
+        )
         pen.fill(box(-h * 1.05, -h * 0.6, h * 1.1, -h * 0.17, h * 0.2), paint, mix(paint, (0.05, 0.02, 0.1), 0.28))
         for dx in (-0.6, 0.64):
             pen.fill(ellipse(dx * h, -h * 0.18, h * 0.21), pal.lit("#2e2c36", haze))
@@ -218,8 +344,18 @@ def street_lamp(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: floa
             pen.fill(ellipse(x, y, h * 0.3, h * 0.05), (1.0, 0.85, 0.5), alpha=0.35, blur=2.5)
     with pen.tag("street lamp"):
         pen.fill(box(x - h * 0.022, y - h * 0.8, x + h * 0.022, y), iron)
-        pen.fill(polygon([(x - h * 0.07, y), (x - h * 0.03, y - h * 0.1), (x + h * 0.03, y - h * 0.1), (x + h * 0.07, y)]), iron)
-        glass = polygon([(x - h * 0.06, y - h * 0.78), (x - h * 0.1, y - h * 0.95), (x + h * 0.1, y - h * 0.95), (x + h * 0.06, y - h * 0.78)])
+        pen.fill(
+            polygon([(x - h * 0.07, y), (x - h * 0.03, y - h * 0.1), (x + h * 0.03, y - h * 0.1), (x + h * 0.07, y)]),
+            iron,
+        )
+        glass = polygon(
+            [
+                (x - h * 0.06, y - h * 0.78),
+                (x - h * 0.1, y - h * 0.95),
+                (x + h * 0.1, y - h * 0.95),
+                (x + h * 0.06, y - h * 0.78),
+            ]
+        )
         pen.fill(glass, pal.light("#ffdf80") if on else pal.lit("#dfe8ea", haze))
         pen.fill(polygon([(x - h * 0.13, y - h * 0.94), (x, y - h * 1.03), (x + h * 0.13, y - h * 0.94)]), iron)
     if on:

@@ -78,12 +78,20 @@ def cactus(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
     with pen.tag("cactus"):
         for side, low in ((-1, rng.uniform(0.36, 0.46)), (1, rng.uniform(0.5, 0.6))):
             ax = x + side * h * 0.25
-            pen.fill(box(min(x, ax) - w * 0.2, y - h * low - w * 0.7, max(x, ax) + w * 0.2, y - h * low + w * 0.7, w * 0.6), dark)
+            pen.fill(
+                box(min(x, ax) - w * 0.2, y - h * low - w * 0.7, max(x, ax) + w * 0.2, y - h * low + w * 0.7, w * 0.6),
+                dark,
+            )
             pen.fill(box(ax - w * 0.7, y - h * (low + 0.3), ax + w * 0.7, y - h * low + w * 0.7, w * 0.7), body, dark)
         pen.fill(box(x - w, y - h, x + w, y, w), body, dark)
         with pen.silent():
             for dx in (-0.4, 0.1, 0.5):
-                pen.line([(x + dx * w, y - h * 0.92), (x + dx * w, y - 3)], pal.lit(mix(green, (1, 1, 0.8), 0.4), haze), 0.8, 0.5)
+                pen.line(
+                    [(x + dx * w, y - h * 0.92), (x + dx * w, y - 3)],
+                    pal.lit(mix(green, (1, 1, 0.8), 0.4), haze),
+                    0.8,
+                    0.5,
+                )
         if rng.random() < 0.5:
             pen.fill(ellipse(x, y - h, w * 0.5, w * 0.36), pal.lit("#ef6f8f", haze))
 
@@ -104,7 +112,9 @@ def flower(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
             petal = pal.lit(jitter(rgb(PETALS[color]), rng, 0.05), haze)
             pen.fill(smooth([(fx + math.cos(a) * r * s, fy + math.sin(a) * r * s)
                              for a, s in ((i * math.tau / 10, 1.25 if i % 2 else 0.7) for i in range(10))]), petal)  # fmt: skip
-            pen.fill(ellipse(fx, fy, r * 0.34), pal.lit("#ffdf6b" if color != "yellow" else "#b5651d", haze), plain=True)
+            pen.fill(
+                ellipse(fx, fy, r * 0.34), pal.lit("#ffdf6b" if color != "yellow" else "#b5651d", haze), plain=True
+            )
 
 
 def wheat(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0) -> None:
@@ -118,7 +128,11 @@ def wheat(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haz
             sx = x + (i / 14 - 0.5) * h * 2.3
             top, lean = y - h * rng.uniform(0.78, 1.0), rng.uniform(-0.1, 0.16) * h
             pen.line([(sx, y - h * 0.1), (sx + lean, top + h * 0.2)], low, 0.9)
-            pen.fill(ellipse(sx + lean, top + h * 0.12, h * 0.06, h * 0.15), mix(high, (1, 1, 0.8), rng.uniform(0, 0.3)), plain=True)
+            pen.fill(
+                ellipse(sx + lean, top + h * 0.12, h * 0.06, h * 0.15),
+                mix(high, (1, 1, 0.8), rng.uniform(0, 0.3)),
+                plain=True,
+            )
 
 
 def sheep(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "white") -> None:  # fmt: skip
@@ -130,7 +144,18 @@ def sheep(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haz
         body = [(math.cos(a) * h * 0.6 * s, -h * 0.58 + math.sin(a) * h * 0.36 * s)
                 for a, s in ((i * math.tau / 14, 1.12 if i % 2 else 0.92) for i in range(14))]  # fmt: skip
         pen.fill(smooth(body), wool, mix(wool, (0.25, 0.25, 0.45), 0.18))
-        pen.fill(smooth([(h * 0.44, -h * 0.9), (h * 0.7, -h * 0.92), (h * 0.86, -h * 0.62), (h * 0.72, -h * 0.5), (h * 0.5, -h * 0.6)]), face)
+        pen.fill(
+            smooth(
+                [
+                    (h * 0.44, -h * 0.9),
+                    (h * 0.7, -h * 0.92),
+                    (h * 0.86, -h * 0.62),
+                    (h * 0.72, -h * 0.5),
+                    (h * 0.5, -h * 0.6),
+                ]
+            ),
+            face,
+        )
         pen.fill(ellipse(h * 0.52, -h * 0.92, h * 0.15, h * 0.1), wool, plain=True)
         pen.fill(ellipse(h * 0.67, -h * 0.76, h * 0.03), (1, 1, 1), plain=True)
 
@@ -143,15 +168,46 @@ def cow(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze:
         for dx in (-0.56, -0.38, 0.3, 0.48):
             pen.fill(box(dx * h - h * 0.06, -h * 0.42, dx * h + h * 0.06, 0), mix(hide, (0.1, 0.1, 0.15), 0.2))
         pen.line([(-h * 0.66, -h * 0.8), (-h * 0.76, -h * 0.4)], hide, h * 0.05)
-        body = smooth([(-h * 0.7, -h * 0.86), (0, -h * 0.84), (h * 0.6, -h * 0.92), (h * 0.68, -h * 0.5), (h * 0.1, -h * 0.3), (-h * 0.64, -h * 0.34)])
+        body = smooth(
+            [
+                (-h * 0.7, -h * 0.86),
+                (0, -h * 0.84),
+                (h * 0.6, -h * 0.92),
+                (h * 0.68, -h * 0.5),
+                (h * 0.1, -h * 0.3),
+                (-h * 0.64, -h * 0.34),
+            ]
+        )
         pen.fill(body, hide, mix(hide, (0.1, 0.1, 0.2), 0.2))
         with pen.clipped(body):
             for _ in range(3):
-                pen.fill(ellipse(rng.uniform(-0.5, 0.4) * h, -h * rng.uniform(0.45, 0.85), h * rng.uniform(0.1, 0.2), h * rng.uniform(0.08, 0.15)), patch, plain=True)
-        pen.fill(smooth([(h * 0.56, -h * 1.05), (h * 0.86, -h * 1.04), (h * 0.98, -h * 0.72), (h * 0.84, -h * 0.6), (h * 0.62, -h * 0.74)]), hide)
+                pen.fill(
+                    ellipse(
+                        rng.uniform(-0.5, 0.4) * h,
+                        -h * rng.uniform(0.45, 0.85),
+                        h * rng.uniform(0.1, 0.2),
+                        h * rng.uniform(0.08, 0.15),
+                    ),
+                    patch,
+                    plain=True,
+                )
+        pen.fill(
+            smooth(
+                [
+                    (h * 0.56, -h * 1.05),
+                    (h * 0.86, -h * 1.04),
+                    (h * 0.98, -h * 0.72),
+                    (h * 0.84, -h * 0.6),
+                    (h * 0.62, -h * 0.74),
+                ]
+            ),
+            hide,
+        )
         pen.fill(ellipse(h * 0.89, -h * 0.69, h * 0.12, h * 0.09), pal.lit("#f0b9a8", haze), plain=True)
         for dx in (0.58, 0.84):
-            pen.line([(dx * h, -h * 1.02), (dx * h + (dx - 0.7) * h * 0.4, -h * 1.16)], pal.lit("#efe3c2", haze), h * 0.05)
+            pen.line(
+                [(dx * h, -h * 1.02), (dx * h + (dx - 0.7) * h * 0.4, -h * 1.16)], pal.lit("#efe3c2", haze), h * 0.05
+            )
         pen.fill(ellipse(h * 0.76, -h * 0.9, h * 0.03), (0.1, 0.1, 0.12), plain=True)
 
 
@@ -164,7 +220,11 @@ def bird(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
         for side in (-1, 1):
             pen.fill(smooth([(0, 0), (side * h * 0.14, -lift * 0.9), (side * h * 0.34, -lift), (side * h * 0.54, -lift * 0.35),
                              (side * h * 0.34, -lift * 0.52), (side * h * 0.14, h * 0.05)]), color)  # fmt: skip
-        pen.fill(smooth([(-h * 0.2, h * 0.02), (0, -h * 0.06), (h * 0.16, -h * 0.04), (h * 0.24, h * 0.0), (0, h * 0.1)]), color, plain=True)
+        pen.fill(
+            smooth([(-h * 0.2, h * 0.02), (0, -h * 0.06), (h * 0.16, -h * 0.04), (h * 0.24, h * 0.0), (0, h * 0.1)]),
+            color,
+            plain=True,
+        )
 
 
 def fish(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "orange") -> None:  # fmt: skip
@@ -173,12 +233,22 @@ def fish(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
     with pen.silent():
         pen.fill(ellipse(x, y, h * 0.5, h * 0.1), pal.lit("#ffffff"), alpha=0.5)
         for _ in range(6):
-            pen.fill(ellipse(x + rng.uniform(-0.6, 0.6) * h, y - rng.uniform(0.0, 0.35) * h, h * 0.035), pal.lit("#ffffff"), alpha=0.8)
+            pen.fill(
+                ellipse(x + rng.uniform(-0.6, 0.6) * h, y - rng.uniform(0.0, 0.35) * h, h * 0.035),
+                pal.lit("#ffffff"),
+                alpha=0.8,
+            )
     with pen.turned(x, y - h * 0.45, rng.uniform(-35, 10), flip=rng.random() < 0.5), pen.tag("fish"):
-        pen.fill(smooth([(-h * 0.34, 0), (-h * 0.62, -h * 0.2), (-h * 0.55, 0), (-h * 0.62, h * 0.2)]), mix(body, (0.3, 0.1, 0.1), 0.2))
+        pen.fill(
+            smooth([(-h * 0.34, 0), (-h * 0.62, -h * 0.2), (-h * 0.55, 0), (-h * 0.62, h * 0.2)]),
+            mix(body, (0.3, 0.1, 0.1), 0.2),
+        )
         pen.fill(smooth([(-h * 0.4, 0), (-h * 0.1, -h * 0.24), (h * 0.3, -h * 0.18), (h * 0.5, 0), (h * 0.3, h * 0.18), (-h * 0.1, h * 0.22)]),
                  body, mix(body, (1, 1, 0.9), 0.45))  # fmt: skip
-        pen.fill(smooth([(-h * 0.08, -h * 0.2), (h * 0.05, -h * 0.36), (h * 0.2, -h * 0.17)]), mix(body, (0.3, 0.1, 0.1), 0.25))
+        pen.fill(
+            smooth([(-h * 0.08, -h * 0.2), (h * 0.05, -h * 0.36), (h * 0.2, -h * 0.17)]),
+            mix(body, (0.3, 0.1, 0.1), 0.25),
+        )
         pen.line(arc_points(h * 0.12, 0, h * 0.07, h * 0.15, -70, 70, 6), mix(body, (0.3, 0.1, 0.1), 0.4), 0.9)
         pen.fill(ellipse(h * 0.32, -h * 0.06, h * 0.05), (1, 1, 1), plain=True)
         pen.fill(ellipse(h * 0.33, -h * 0.06, h * 0.027), (0.08, 0.08, 0.1), plain=True)

@@ -22,7 +22,9 @@ def draw(pipe, prompts: tuple[str, ...], steps: int, guidance: float) -> list[Im
     for start in range(0, len(prompts), 8):
         part = list(prompts[start : start + 8])
         noise = [torch.Generator("cpu").manual_seed(start + i) for i in range(len(part))]
-        pictures += pipe(part, num_inference_steps=steps, guidance_scale=guidance, generator=noise, height=256, width=256).images
+        pictures += pipe(
+            part, num_inference_steps=steps, guidance_scale=guidance, generator=noise, height=256, width=256
+        ).images
     return pictures
 
 

@@ -14,7 +14,9 @@ from canvas.storybook.world import draw_scene
 PAPER, TEXT = (250, 246, 238), (74, 68, 82)
 
 
-def contact_sheet(pictures: Sequence[Image.Image], texts: Sequence[str], columns: int, side: int = 256, gap: int = 18, lines: int = 2) -> Image.Image:  # fmt: skip
+def contact_sheet(
+    pictures: Sequence[Image.Image], texts: Sequence[str], columns: int, side: int = 256, gap: int = 18, lines: int = 2
+) -> Image.Image:
     """Lay pictures out in rows of ``columns``; texts are wrapped to the pictures' width and cut after ``lines``."""
     font = ImageFont.load_default(size=13)
     below = 8 + 17 * lines if lines else 0

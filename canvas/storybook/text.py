@@ -15,13 +15,20 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def train_tokenizer(captions: Iterable[str], size: int = 768) -> CLIPTokenizer:
     """A byte-pair tokenizer of at most ``size`` tokens, in CLIP's own form (vocabulary and merges, ``</w>`` suffix)."""
-    tokenizer = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix="", fuse_unk=False))
+    tokenizer = Tokenizer(
+        models.BPE(unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix="", fuse_unk=False)
+    )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size - 2 - len(alphabet), min_frequency=2, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 2 - len(alphabet), min_frequency=2, end_of_word_suffix="</w>", show_progress=False
+    )
     tokenizer.train_from_iterator(captions, trainer)
     trained = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in trained["merges"]]
@@ -34,10 +41,17 @@ def train_tokenizer(captions: Iterable[str], size: int = 768) -> CLIPTokenizer:
 def build_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, projection_dim=width, num_hidden_layers=3,
-            num_attention_heads=max(1, width // 32), max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            projection_dim=width,
+            num_hidden_layers=3,
+            num_attention_heads=max(1, width // 32),
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     )
 
 

@@ -45,7 +45,9 @@ class Budget:
         return True
 
     def __iter__(self) -> Iterator[int]:
-        with tqdm(total=round(self.seconds), initial=round(self.elapsed), unit="s", dynamic_ncols=True, mininterval=5) as bar:
+        with tqdm(
+            total=round(self.seconds), initial=round(self.elapsed), unit="s", dynamic_ncols=True, mininterval=5
+        ) as bar:
             self.bar = bar
             while self.progress < 1.0:
                 started = time.monotonic()

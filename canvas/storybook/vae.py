@@ -91,7 +91,9 @@ def optimisers(vae: AutoencoderTiny, peak: float) -> list[torch.optim.Optimizer]
     return [Muon(inner, peak), torch.optim.Adam(rest, peak / 4, betas=(0.9, 0.98))]
 
 
-def train(folder: Path, minutes: float, cfg: VaeConfig | None = None, device: str | None = None, decoder_only: bool = False) -> AutoencoderTiny:  # fmt: skip
+def train(
+    folder: Path, minutes: float, cfg: VaeConfig | None = None, device: str | None = None, decoder_only: bool = False
+) -> AutoencoderTiny:
     """Train the autoencoder for a budget, from the checkpoint in ``folder`` if there is one, and save it there.
 
     ``decoder_only`` keeps the latents as they are (a generator may already be trained on them) and starts a budget of
@@ -120,7 +122,12 @@ def train(folder: Path, minutes: float, cfg: VaeConfig | None = None, device: st
     side = images.shape[1] - cfg.crop + 1
     vae.train()
     for _ in budget:
-        picks = zip(rng.integers(0, len(images), cfg.batch), rng.integers(0, side, cfg.batch), rng.integers(0, side, cfg.batch), strict=True)
+        picks = zip(
+            rng.integers(0, len(images), cfg.batch),
+            rng.integers(0, side, cfg.batch),
+            rng.integers(0, side, cfg.batch),
+            strict=True,
+        )
         crops = np.stack([images[i, y : y + cfg.crop, x : x + cfg.crop] for i, y, x in picks])
         target = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = vae.encode(target).latents
@@ -139,8 +146,16 @@ def train(folder: Path, minutes: float, cfg: VaeConfig | None = None, device: st
             mse = (output.detach().clamp(-1, 1) - target).square().mean().item() / 4
             budget.bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{-10 * math.log10(mse):.2f}", step=budget.step)
         if budget.due():
-            training.save(checkpoint, {"vae": vae.state_dict(), "optimisers": [s.state_dict() for s in steppers], "average": average.state(),
-                                       "step": budget.step, "elapsed": budget.elapsed})  # fmt: skip
+            training.save(
+                checkpoint,
+                {
+                    "vae": vae.state_dict(),
+                    "optimisers": [s.state_dict() for s in steppers],
+                    "average": average.state(),
+                    "step": budget.step,
+                    "elapsed": budget.elapsed,
+                },
+            )
     vae.load_state_dict(average.weights)
     vae.eval()
     if not decoder_only:
@@ -148,7 +163,11 @@ def train(folder: Path, minutes: float, cfg: VaeConfig | None = None, device: st
     else:
         vae.register_to_config(scaling_factor=AutoencoderTiny.load_config(folder / "vae")["scaling_factor"])
     vae.save_pretrained(folder / "vae")
-    figures = {"minutes": round(budget.elapsed / 60, 1), "steps": budget.step, "psnr_db": round(fidelity(vae, HELD_OUT, 64, device), 2)}
+    figures = {
+        "minutes": round(budget.elapsed / 60, 1),
+        "steps": budget.step,
+        "psnr_db": round(fidelity(vae, HELD_OUT, 64, device), 2),
+    }
     known = json.loads((folder / "vae.json").read_text()) if (folder / "vae.json").exists() else {}
     known["decoder" if decoder_only else "autoencoder"] = figures
     (folder / "vae.json").write_text(json.dumps(known, indent=2) + "\n")

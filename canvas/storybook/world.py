@@ -12,61 +12,9 @@ from canvas.storybook import landscape as land
 from canvas.storybook import made, nature
 from canvas.storybook.finish import finish
 from canvas.storybook.palette import RGB, Palette, jitter, mix, rgb
-from canvas.storybook.pen import SIDE, Pen, ellipse, polygon, smooth
+from canvas.storybook.pen import SIDE, Pen, polygon, smooth
+from canvas.storybook.props import COLORS, COUNTS, DRAW, EXTRAS, HEIGHTS, LIGHTABLE, SETTINGS, WHERE, WIDTHS
 from canvas.storybook.vocabulary import INDEX, OBJECTS, STYLES, TIMES
-
-SETTINGS: dict[str, float] = {"sea": 1.0, "lake": 0.8, "river": 0.8, "meadow": 1.0, "desert": 0.8, "mountains": 0.7}
-WHERE: dict[str, tuple[str, ...]] = {
-    "boat": ("sea", "sea", "lake"),
-    "fish": ("sea", "lake"),
-    "lighthouse": ("sea",),
-    "palm": ("sea", "desert"),
-    "cactus": ("desert",),
-    "bridge": ("river",),
-    "waterfall": ("river", "lake"),
-    "pine": ("mountains", "lake", "meadow", "river"),
-    "car": ("meadow", "desert", "mountains"),
-    "street lamp": ("meadow", "sea", "mountains"),
-    "mountain": ("mountains", "lake", "river"),
-    "campfire": ("desert", "meadow", "mountains", "sea"),
-    "castle": ("meadow", "mountains", "sea", "lake", "desert"),
-    **dict.fromkeys(("tree", "flower", "wheat", "house", "windmill", "sheep", "cow"), ("meadow", "river", "lake")),
-}
-"""Settings in which a thing may be the hero; a thing not named here may be anywhere."""
-HEIGHTS: dict[str, float] = {
-    "pine": 78, "tree": 80, "palm": 96, "cactus": 66, "flower": 34, "wheat": 36, "house": 62, "castle": 112,
-    "lighthouse": 124, "windmill": 108, "boat": 78, "car": 40, "fish": 46, "sheep": 37, "cow": 42, "campfire": 46,
-    "street lamp": 88,
-}  # fmt: skip
-WIDTHS: dict[str, float] = {
-    "pine": 0.5, "tree": 0.75, "palm": 0.7, "cactus": 0.6, "flower": 1.7, "wheat": 2.5, "house": 1.25, "castle": 1.1,
-    "lighthouse": 0.34, "windmill": 0.8, "boat": 0.95, "car": 2.2, "fish": 1.1, "sheep": 1.5, "cow": 1.9, "campfire": 1.0,
-    "street lamp": 0.3,
-}  # fmt: skip
-COLORS: dict[str, tuple[str, ...]] = {
-    "tree": ("green", "green", "green", "golden", "red", "pink"), "flower": tuple(nature.PETALS), "sheep": ("white", "white", "black"),
-    "cow": tuple(nature.HIDES), "fish": tuple(nature.SCALES), "house": tuple(made.WALLS), "castle": tuple(made.STONES),
-    "windmill": ("white", "yellow", "red"), "lighthouse": ("red", "red", "blue"), "boat": tuple(made.PAINTS),
-    "balloon": tuple(made.PAINTS), "car": tuple(made.PAINTS),
-}  # fmt: skip
-COUNTS: dict[str, tuple[int, ...]] = {
-    "pine": (1, 2, 3, 3), "tree": (1, 1, 2, 3), "cactus": (1, 1, 2, 3), "flower": (1, 2, 2, 3), "wheat": (1, 1, 2), "sheep": (1, 2, 3),
-    "cow": (1, 1, 2), "palm": (1, 1, 2), "boat": (1, 1, 2), "house": (1, 1, 2), "street lamp": (1, 1, 2), "fish": (1,), "bird": (1, 2, 3, 4),
-    "balloon": (1, 1, 2), "cloud": (1, 2, 3), "mountain": (1, 2, 3, 4),
-}  # fmt: skip
-EXTRAS: dict[str, dict[str, float]] = {
-    "meadow": {"tree": 3, "pine": 1, "flower": 3, "wheat": 1.4, "house": 2, "windmill": 1, "sheep": 2, "cow": 1.6, "castle": 0.7, "campfire": 0.6, "street lamp": 0.5},
-    "desert": {"cactus": 4, "palm": 1.5, "campfire": 0.8, "castle": 0.5},
-    "beach": {"palm": 4, "campfire": 1, "house": 1, "lighthouse": 1, "castle": 0.4},
-    "snow": {"pine": 4, "house": 2, "castle": 0.8, "street lamp": 0.7, "campfire": 0.6},
-    "water": {"boat": 3, "fish": 1},
-}  # fmt: skip
-DRAW: dict[str, Callable[..., None]] = {
-    "pine": nature.pine, "tree": nature.tree, "palm": nature.palm, "cactus": nature.cactus, "flower": nature.flower, "wheat": nature.wheat,
-    "sheep": nature.sheep, "cow": nature.cow, "fish": nature.fish, "house": made.house, "castle": made.castle, "lighthouse": made.lighthouse,
-    "windmill": made.windmill, "boat": made.boat, "car": made.car, "campfire": made.campfire, "street lamp": made.street_lamp,
-}  # fmt: skip
-LIGHTABLE = {"house", "castle", "lighthouse", "windmill", "car"}
 
 
 @dataclass(frozen=True)
@@ -124,10 +72,18 @@ class _Composer:
         self.horizon = rng.uniform(112, 156)
         self.taken: list[tuple[float, float, float]] = []
         self.lights: list[tuple[float, RGB]] = []
-        self.snowing = self.hero not in ("cactus", "palm", "rainbow") and self.setting != "desert" and rng.random() < 0.13
+        self.snowing = (
+            self.hero not in ("cactus", "palm", "rainbow") and self.setting != "desert" and rng.random() < 0.13
+        )
 
     def _hour(self) -> str:
-        likely = {"sun": (6, 4, 0), "moon": (0, 1, 9), "campfire": (2, 3, 4), "street lamp": (2, 3, 4), "rainbow": (7, 2, 0)}
+        likely = {
+            "sun": (6, 4, 0),
+            "moon": (0, 1, 9),
+            "campfire": (2, 3, 4),
+            "street lamp": (2, 3, 4),
+            "rainbow": (7, 2, 0),
+        }
         return self.rng.choices(TIMES, likely.get(self.hero, (5, 3.2, 3)))[0]
 
     def chance(self, name: str, p: float) -> bool:
@@ -135,7 +91,11 @@ class _Composer:
 
     def note(self, name: str, x: float, color: str = "", lit: bool = False, count: int = 1) -> None:
         old = self.things.get(name)
-        self.things[name] = Thing(name, old.count + count, old.color, old.x, old.lit or lit) if old else Thing(name, count, color, x / SIDE, lit)
+        self.things[name] = (
+            Thing(name, old.count + count, old.color, old.x, old.lit or lit)
+            if old
+            else Thing(name, count, color, x / SIDE, lit)
+        )
 
     def room(self, x: float, y: float, half: float) -> bool:
         """Whether nothing else stands within reach at about this depth; takes the place if so."""
@@ -156,7 +116,10 @@ class _Composer:
             land.stars(pen, pal, rng, horizon)
         if self.time != "night" and self.chance("sun", 0.42):
             r = rng.uniform(14, 25)
-            x, y = rng.uniform(30, 226), (rng.uniform(26, 62) if self.time == "day" else rng.uniform(horizon - 42, horizon - 8))
+            x, y = (
+                rng.uniform(30, 226),
+                (rng.uniform(26, 62) if self.time == "day" else rng.uniform(horizon - 42, horizon - 8)),
+            )
             land.sun(pen, pal, x, y, r, rays=self.time == "day" and rng.random() < 0.45)
             self.note("sun", x)
             self.lights.append((x, (1.0, 0.95, 0.75) if self.time == "day" else (1.0, 0.72, 0.45)))
@@ -170,7 +133,9 @@ class _Composer:
             r, x = rng.uniform(74, 118), rng.uniform(70, 186)
             land.rainbow(pen, pal, x, horizon + rng.uniform(-4, 16), r)
             self.note("rainbow", x)
-        self.wet = not self.snowing and self.setting != "desert" and self.hero not in ("sun", "moon") and rng.random() < 0.1
+        self.wet = (
+            not self.snowing and self.setting != "desert" and self.hero not in ("sun", "moon") and rng.random() < 0.1
+        )
         if self.chance("cloud", 0.42) or self.wet:
             for _ in range(rng.choice(COUNTS["cloud"])):
                 x, y, w = rng.uniform(10, 246), rng.uniform(34, horizon - 26), rng.uniform(52, 108)
@@ -220,7 +185,11 @@ class _Composer:
                 top, low = horizon + rng.uniform(12, 22), rng.uniform(196, 216)
                 lake = self._lake(top, low)
                 near = land.rolling(rng, low + rng.uniform(6, 14), 4, 0.7)
-                return [self._ground(far, [top - 6] * land.STEPS, kind, 0.25, "hill"), lake, self._ground(near, floor, kind, 0.0, marks=True)]
+                return [
+                    self._ground(far, [top - 6] * land.STEPS, kind, 0.25, "hill"),
+                    lake,
+                    self._ground(near, floor, kind, 0.0, marks=True),
+                ]
             case "desert":
                 one = land.rolling(rng, horizon, rng.uniform(6, 14), 1.0)
                 two = land.rolling(rng, horizon + rng.uniform(26, 44), rng.uniform(6, 14), 0.8)
@@ -229,17 +198,30 @@ class _Composer:
                 one = land.rolling(rng, horizon - rng.uniform(0, 12), rng.uniform(6, 16), 1.1)
                 two = land.rolling(rng, horizon + rng.uniform(18, 32), rng.uniform(6, 14), 0.9)
                 three = land.rolling(rng, rng.uniform(188, 214), rng.uniform(4, 10), 0.7)
-                return [self._ground(one, two, kind, 0.3, "hill"), self._ground(two, three, kind, 0.12, "hill"), self._ground(three, floor, kind, 0.0)]
+                return [
+                    self._ground(one, two, kind, 0.3, "hill"),
+                    self._ground(two, three, kind, 0.12, "hill"),
+                    self._ground(three, floor, kind, 0.0),
+                ]
 
-    def _ground(self, ridge: land.Ridge, foot: land.Ridge, kind: str, haze: float, concept: str = "", marks: bool = True) -> _Band:
+    def _ground(
+        self, ridge: land.Ridge, foot: land.Ridge, kind: str, haze: float, concept: str = "", marks: bool = True
+    ) -> _Band:
         color = {"desert": "#e9bd7a", "beach": "#f2dba8"}.get(kind)
         tone = jitter(rgb(color), self.rng, 0.05) if color else self.grass()
         concept = concept or ("meadow" if kind in ("meadow", "snow") else kind)
-        return _Band(ridge, foot, kind, lambda: land.hillside(self.pen, self.pal, self.rng, ridge, tone, haze, concept, marks))
+        return _Band(
+            ridge, foot, kind, lambda: land.hillside(self.pen, self.pal, self.rng, ridge, tone, haze, concept, marks)
+        )
 
     def _water_band(self, concept: str, ridge: land.Ridge, foot: land.Ridge) -> _Band:
         region = polygon([(-4, ridge[0]), (SIDE + 4, ridge[0]), (SIDE + 4, SIDE), (-4, SIDE)])
-        return _Band(ridge, foot, "water", lambda: land.water(self.pen, self.pal, self.rng, region, ridge[0], max(foot), concept, self.lights))
+        return _Band(
+            ridge,
+            foot,
+            "water",
+            lambda: land.water(self.pen, self.pal, self.rng, region, ridge[0], max(foot), concept, self.lights),
+        )
 
     def _lake(self, top: float, low: float) -> _Band:
         rng = self.rng
@@ -320,7 +302,11 @@ class _Composer:
 
     def _populate(self, bands: list[_Band], road: bool) -> None:
         rng = self.rng
-        wanted = [self.hero] if self.hero in DRAW and self.hero not in ("car",) and not (self.hero == "street lamp" and road) else []
+        wanted = (
+            [self.hero]
+            if self.hero in DRAW and self.hero not in ("car",) and not (self.hero == "street lamp" and road)
+            else []
+        )
         kinds = {band.kind for band in bands}
         pool = {name: weight for kind in kinds for name, weight in EXTRAS.get(kind, {}).items()}
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
@@ -356,7 +342,11 @@ class _Composer:
             if not must:
                 return
             self.taken.append((x, y, h * WIDTHS[name] / 2))
-        color = self.things[name].color if name in self.things and rng.random() < 0.5 else rng.choice(COLORS.get(name, ("",)))
+        color = (
+            self.things[name].color
+            if name in self.things and rng.random() < 0.5
+            else rng.choice(COLORS.get(name, ("",)))
+        )
         lit = name in LIGHTABLE and rng.random() < {"day": 0.06, "sunset": 0.55, "night": 0.86}[self.time]
         haze = max(0.0, 0.3 * (1 - (y - self.horizon) / 60))
         extra = ({"color": color} if color else {}) | ({"lit": lit} if name in LIGHTABLE else {})
@@ -397,7 +387,14 @@ def _span(path, y: float) -> tuple[float, float]:  # noqa: ANN001 - a skia path
     return (float(min(xs)), float(max(xs))) if xs else (110.0, 146.0)
 
 
-def draw_scene(seed: int, size: int = 256, style: str | None = None, time: str | None = None, hero: str | None = None, masks: bool = True) -> Scene:
+def draw_scene(
+    seed: int,
+    size: int = 256,
+    style: str | None = None,
+    time: str | None = None,
+    hero: str | None = None,
+    masks: bool = True,
+) -> Scene:
     """Compose the scene of a seed, the same on every machine that has the same version of the drawing library.
 
     ``style``, ``time`` and ``hero`` (a concept of ``vocabulary.OBJECTS`` that must be in it) override what the seed
@@ -409,4 +406,13 @@ def draw_scene(seed: int, size: int = 256, style: str | None = None, time: str |
     if masks:
         truth[INDEX[composer.style]] = True
     image = finish(composer.pen.picture(), composer.style, composer.rng)
-    return Scene(seed, composer.style, composer.time, composer.setting, tuple(composer.weather), tuple(composer.things.values()), image, truth)
+    return Scene(
+        seed,
+        composer.style,
+        composer.time,
+        composer.setting,
+        tuple(composer.weather),
+        tuple(composer.things.values()),
+        image,
+        truth,
+    )
