@@ -111,7 +111,7 @@ class _Desk:
         self._palette = palette(painter)
 
     def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
-        """What the browser calls, as plain functions: Gradio marks them with an attribute, which methods cannot bear."""
+        """What the browser calls, as plain functions: Gradio marks them with an attribute, not for methods."""
 
         def start(request: dict[str, Any]) -> dict[str, Any]:
             return self.start(request)

@@ -105,7 +105,7 @@ class Studio:
             started = time.perf_counter()
             try:
                 image = self._render(job.painting)
-            except BaseException as error:  # noqa: BLE001 - handed to the caller, who waits in another thread
+            except BaseException as error:  # handed to the caller, who waits in another thread
                 job.answer.set_exception(error)
                 continue
             frame = Frame(image, 1000 * (time.perf_counter() - started))

@@ -231,7 +231,7 @@ def test_the_prompt_is_one_step_and_a_refusal_is_told_in_words(easel: Any) -> No
     easel.page.fill("[data-set=prompt]", "fail")
     easel.page.keyboard.press("Enter")
     easel.page.wait_for_selector(".fb-toast:visible")
-    assert "this prompt cannot be painted" in easel.page.text_content(".fb-toast")
+    assert "This prompt cannot be painted" in easel.page.text_content(".fb-toast")
     assert easel.page.get_attribute(".fb-status", "data-state") == "error"
     assert len(easel.layers()) == 1, "the painting is kept"
     easel.page.fill("[data-set=prompt]", "a crash")
@@ -327,7 +327,7 @@ def test_touch_paints_on_a_phone(fake: Any, open_page: Callable[..., Any]) -> No
     session = easel.page.context.new_cdp_session(easel.page)
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
-        at = [dict(zip("xy", easel.spot(*point))) for point in points]
+        at = [dict(zip("xy", easel.spot(*point), strict=True)) for point in points]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
 
     touch("touchStart", (0.3, 0.3))

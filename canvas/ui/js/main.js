@@ -215,7 +215,7 @@ function makeStatus(find) {
   function say(text, forMs = 0) {
     clearTimeout(leaving);
     about = "";
-    toast.querySelector("span").textContent = text;
+    toast.querySelector("span").textContent = titled(text);
     toast.hidden = !text;
     if (forMs) leaving = setTimeout(() => say(""), forMs);
   }
