@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     vae.train(folder, 0.03, TINY_VAE, "cpu")
     data.prepare(folder, 6, "cpu", portion=4, batch=3)
+    data.prepare_cells(folder)
     generator.train(folder, 0.05, TINY, "cpu")
     return folder
 

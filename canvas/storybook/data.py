@@ -18,12 +18,38 @@ from canvas.storybook.captions import caption
 from canvas.storybook.world import draw_scene
 
 CAPTIONS = 4
+GRID = 16
+"""Side of the grid on which things are painted."""
+COVERED = 0.3
+"""A cell of the grid shows a concept if this share of its pixels does."""
 
 
 def _draw(seed: int) -> tuple[np.ndarray, list[str]]:
     scene = draw_scene(seed, masks=False)
     rng = Random(seed * 7919 + 1)
     return scene.image, [caption(scene, rng) for _ in range(CAPTIONS)]
+
+
+def on_grid(masks: np.ndarray) -> np.ndarray:
+    """Which cells show which concepts: bool [C, size, size] to bool [C, 16, 16]."""
+    c, size, _ = masks.shape
+    cell = size // GRID
+    return masks.reshape(c, GRID, cell, GRID, cell).mean((2, 4)) >= COVERED
+
+
+def _cells(seed: int) -> np.ndarray:
+    return on_grid(draw_scene(seed).masks)
+
+
+def prepare_cells(folder: Path, first: int = 0) -> None:
+    """Write beside the latents which cells of the grid show which concepts: ``cells.npy``, bool [n, C, 16, 16]."""
+    if (folder / "cells.npy").exists():
+        return
+    count = len(json.loads((folder / "captions.json").read_text()))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        drawn = pool.map(_cells, range(first, first + count), chunksize=16)
+        one = np.stack(list(tqdm(drawn, total=count, desc="cells", mininterval=5)))
+    np.save(folder / "cells.npy", np.concatenate([one, one[..., ::-1]]))
 
 
 def mirrored(text: str) -> str:

@@ -11,13 +11,14 @@ from random import Random
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
 from canvas.storybook import export, icons
 from canvas.storybook.captions import caption
+from canvas.storybook.data import on_grid
+from canvas.storybook.generator import COMPOSITION
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
 from canvas.storybook.world import draw_scene
 from sae import SAE
@@ -27,11 +28,8 @@ from sae.labels import label_features
 from sae.metrics import evaluate, feature_stats
 from sae.train import TrainConfig, train
 
-COMPOSITION, LATE = "down.1.0", "up.0.2"
-"""The block for things and places, and the one for colour and style."""
-GRID = 16
-COVERED = 0.3
-"""A cell of the grid shows a concept if this share of its pixels does."""
+LATE = "up.0.2"
+"""The block for colour and style, the last one."""
 TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
 GAIN = 4.0
 """Concepts are stored at this multiple of the difference that their presence makes: strength 1 is a firm stroke."""
@@ -41,10 +39,10 @@ GAIN = 4.0
 class DictionaryConfig:
     n_features: int = 768
     k: int = 12
-    scenes: int = 900
+    scenes: int = 600
     """scenes to harvest for training; each is seen at ``levels`` noise levels"""
     levels: int = 4
-    label_scenes: int = 600
+    label_scenes: int = 400
     """other scenes, for statistics, labels and concepts; every second one scores what the others chose"""
     concept_features: int = 8
 
@@ -78,8 +76,7 @@ def observe(
         pixels = (
             torch.from_numpy(np.stack([s.image for s in scenes])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         )
-        truth = torch.from_numpy(np.stack([s.masks for s in scenes])).float()
-        masks = F.adaptive_avg_pool2d(truth, GRID).permute(0, 2, 3, 1) >= COVERED
+        masks = torch.from_numpy(np.stack([on_grid(s.masks) for s in scenes])).permute(0, 2, 3, 1)
         words = [caption(s, rng) if rng.random() < 0.5 else "" for s in scenes]
         with torch.no_grad():
             latents = pipe.vae.encode(pixels).latents * pipe.vae.config.scaling_factor

@@ -6,17 +6,23 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from canvas.storybook import text, training
-from canvas.storybook.data import mirrored
+from canvas.storybook.data import GRID, mirrored
 from canvas.storybook.muon import Muon
+from canvas.storybook.vocabulary import CONCEPTS
+from sae.activations import block_module, block_output
+
+COMPOSITION = "down.1.0"
+"""The block at which things are painted: early, with ten transformer layers after it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class GeneratorConfig:
     snr_ceiling: float = 6.0
     """the loss on the clean latent is weighted by the signal-to-noise ratio, clamped to these (Min-SNR, 2303.09556)"""
     decay: float = 0.999
+    align: float = 0.3
+    """weight of the alignment of the composition block with the world's masks (after REPA, 2410.06940); 0: none"""
 
 
 def build(cfg: GeneratorConfig) -> UNet2DConditionModel:
@@ -89,38 +97,56 @@ class _Stream:
         )
         self.ids = ids["input_ids"].reshape(len(captions), said, text.LENGTH).astype(np.int64)
         self.empty = np.asarray(tokenizer([""], padding="max_length", max_length=text.LENGTH)["input_ids"][0], np.int64)
+        self.cells = np.load(folder / "cells.npy", mmap_mode="r") if cfg.align else None
         self.cfg = cfg
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [n, 8, 32, 32], token ids [n, 32], and which cells show which concepts, 0 or 1 [n, C, 16, 16]."""
         n, size = len(self.latents), self.cfg.batch
         epoch, place = divmod(step, n // size)
         order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
         ids[rng.random(size) < self.cfg.drop] = self.empty
-        return torch.from_numpy(self.latents[np.sort(order)][np.argsort(np.argsort(order))]).float(), torch.from_numpy(
-            ids
-        )
+        cells = self.cells[order] if self.cells is not None else np.zeros((size, len(CONCEPTS), GRID, GRID))
+        latents = torch.from_numpy(self.latents[order]).float()
+        return latents, torch.from_numpy(ids), torch.from_numpy(cells).float()
 
 
-def loss_of(
-    unet: UNet2DConditionModel,
-    encoder: CLIPTextModel,
-    signal: Tensor,
-    latents: Tensor,
-    ids: Tensor,
-    cfg: GeneratorConfig,
-) -> Tensor:
-    """Weighted squared error of the predicted clean latents; ``signal`` is ᾱ [timesteps]."""
+def build_modules(cfg: GeneratorConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """U-Net, text encoder, and the head that reads concepts off the composition block while training."""
+    head = nn.Conv2d(cfg.width, len(CONCEPTS), 1)
+    return nn.ModuleDict({"unet": build(cfg), "encoder": text.build_encoder(tokenizer, cfg.width), "head": head})
+
+
+class Losses(NamedTuple):
+    error: Tensor
+    """squared error of the predicted clean latents, weighted by the noise level"""
+    misread: Tensor
+    """cross-entropy, in nats per cell and concept, of the head that reads concepts off the composition block"""
+
+
+def losses_of(
+    modules: nn.ModuleDict, signal: Tensor, latents: Tensor, ids: Tensor, cells: Tensor, cfg: GeneratorConfig
+) -> Losses:
+    """The losses on one batch; ``signal`` is ᾱ [timesteps]."""
     n = len(latents)
     # one time from each of n equal strata: less variance than n independent ones
     t = ((torch.arange(n, device=latents.device) + torch.rand(n, device=latents.device)) / n * len(signal)).long()
     a = signal[t].view(-1, 1, 1, 1)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * torch.randn_like(latents)
-    words = encoder(ids).last_hidden_state
-    predicted = unet(noisy, t, encoder_hidden_states=words, return_dict=False)[0]
+    words = modules["encoder"](ids).last_hidden_state
+    seen: list[Tensor] = []
+    handle = block_module(modules["unet"], COMPOSITION).register_forward_hook(
+        lambda _module, _args, output: seen.append(block_output(output))
+    )
+    try:
+        predicted = modules["unet"](noisy, t, encoder_hidden_states=words, return_dict=False)[0]
+    finally:
+        handle.remove()
     weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling)
-    return (weight * (predicted - latents).square()).mean()
+    error = (weight * (predicted - latents).square()).mean()
+    return Losses(error, F.binary_cross_entropy_with_logits(modules["head"](seen[0]), cells))
 
 
 def optimisers(modules: nn.Module, cfg: GeneratorConfig) -> list[torch.optim.Optimizer]:
@@ -142,21 +168,20 @@ def train(
     device: str | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train U-Net and text encoder for a budget, from the checkpoint if there is one; write both to ``folder``."""
+    """Train U-Net and text encoder for a budget, from the checkpoint if there is one; write modules to ``folder``."""
     cfg = cfg or GeneratorConfig()
     device = device or training.best_device()
     torch.manual_seed(0)
     captions = [t for said in json.loads((folder / "captions.json").read_text()) for t in said]
     tokenizer = text.train_tokenizer(captions)
     text.save_tokenizer(tokenizer, folder / "tokenizer")
-    unet, encoder = build(cfg).to(device), text.build_encoder(tokenizer, cfg.width).to(device)
-    both = nn.ModuleDict({"unet": unet, "encoder": encoder})
-    steppers = optimisers(both, cfg)
-    average = training.Average(both, cfg.decay)
+    modules = build_modules(cfg, tokenizer).to(device)
+    steppers = optimisers(modules, cfg)
+    average = training.Average(modules, cfg.decay)
     budget, samples = training.Budget(minutes), 0
     checkpoint = folder / "generator.pt"
     if state := training.load(checkpoint, device):
-        both.load_state_dict(state["weights"])
+        modules.load_state_dict(state["weights"])
         for stepper, saved in zip(steppers, state["optimisers"], strict=True):
             stepper.load_state_dict(saved)
         average.restore(state["average"])
@@ -166,32 +191,37 @@ def train(
     stream = _Stream(folder, tokenizer, cfg)
     signal = build_scheduler().alphas_cumprod.to(device)
     log = (folder / "generator.jsonl").open("a")
-    both.train()
-    running = 0.0
+    modules.train()
+    running: list[float] = []
     for step in budget:
-        latents, ids = (x.to(device) for x in stream.batch(step))
-        loss = loss_of(unet, encoder, signal, latents, ids, cfg)
+        latents, ids, cells = (x.to(device) for x in stream.batch(step))
+        losses = losses_of(modules, signal, latents, ids, cells, cfg)
+        loss = losses.error + cfg.align * losses.misread
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = budget.learning_rate(cfg.learning_rate)
             stepper.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
-        average.update(both)
+        average.update(modules)
         samples += cfg.batch
-        running = loss.item() if running == 0 else running + (loss.item() - running) * 0.01
+        found = [value.item() for value in losses]
+        running = [r + (f - r) * 0.01 for r, f in zip(running or found, found, strict=True)]
         if budget.step % 50 == 0:
             rate = samples / max(budget.elapsed, 1e-9)
-            budget.bar.set_postfix(loss=f"{running:.4f}", samples=samples, rate=f"{rate:.1f}/s")
+            budget.bar.set_postfix(
+                loss=f"{running[0]:.4f}", misread=f"{running[1]:.4f}", samples=samples, rate=f"{rate:.1f}/s"
+            )
             log.write(
                 json.dumps(
                     {
                         "step": budget.step,
                         "samples": samples,
                         "elapsed": round(budget.elapsed, 1),
-                        "loss": round(running, 5),
+                        "loss": round(running[0], 5),
+                        "misread": round(running[1], 5),
                         "rate": round(rate, 2),
                     }
                 )
@@ -202,7 +232,7 @@ def train(
             training.save(
                 checkpoint,
                 {
-                    "weights": both.state_dict(),
+                    "weights": modules.state_dict(),
                     "optimisers": [s.state_dict() for s in steppers],
                     "average": average.state(),
                     "step": budget.step,
@@ -212,7 +242,7 @@ def train(
                 },
             )
             if report:
-                report({"step": budget.step, "elapsed": budget.elapsed, "loss": running})
+                report({"step": budget.step, "elapsed": budget.elapsed, "loss": running[0]})
 
 
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:
@@ -220,7 +250,7 @@ def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTok
     state = torch.load(folder / "generator.pt", map_location="cpu", weights_only=True)
     cfg = GeneratorConfig(**state["config"])
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    unet, encoder = build(cfg), text.build_encoder(tokenizer, cfg.width)
-    nn.ModuleDict({"unet": unet, "encoder": encoder}).load_state_dict(state["average"]["weights"])
+    modules = build_modules(cfg, tokenizer)
+    modules.load_state_dict(state["average"]["weights"])
     figures = {"steps": state["step"], "samples": state["samples"], "minutes": round(state["elapsed"] / 60, 1)}
-    return unet.eval(), encoder.eval(), tokenizer, figures | {"config": state["config"]}
+    return modules["unet"].eval(), modules["encoder"].eval(), tokenizer, figures | {"config": state["config"]}
