@@ -92,7 +92,8 @@ def caption(scene: Scene, rng: Random) -> str:
     if roll < 0.15:
         words = [t.name for t in things] + [scene.setting.rstrip("s"), scene.time, *scene.weather]
         word = rng.choice(words)
-        synonyms = [s for s in SYNONYMS.get(word, ()) if " " not in s]
+        phase = next((t.color for t in things if t.name == "moon"), "")
+        synonyms = [s for s in SYNONYMS.get(word, ()) if " " not in s and (s != "crescent" or phase == "crescent")]
         return rng.choice(synonyms) if synonyms and rng.random() < 0.35 else word
     rng.shuffle(things)
     named = things[: rng.choice((1, 2, 2, 3, 3, 4))]

@@ -19,14 +19,14 @@ def contact_sheet(
 ) -> Image.Image:
     """Lay pictures out in rows of ``columns``; texts are wrapped to the pictures' width and cut after ``lines``."""
     font = ImageFont.load_default(size=13)
-    below = 8 + 17 * lines if lines else 0
+    below = 8 + 17 * lines
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + below + gap) + gap), PAPER)
     draw = ImageDraw.Draw(page)
     for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
         x, y = gap + (i % columns) * (side + gap), gap + (i // columns) * (side + below + gap)
         page.paste(picture.resize((side, side), Image.Resampling.LANCZOS) if picture.width != side else picture, (x, y))
-        for n, line in enumerate(textwrap.wrap(text, max(8, side * 10 // 66))[:lines]):
+        for n, line in enumerate(textwrap.wrap(text, max(8, side * 10 // 66), max_lines=lines, placeholder=" …")):
             draw.text((x, y + side + 6 + 17 * n), line, fill=TEXT, font=font)
     return page
 
@@ -35,4 +35,4 @@ def world_sheet(seed: int = 0, columns: int = 8, rows: int = 6) -> Image.Image:
     """Consecutive scenes of the drawn world, unselected, with their captions."""
     scenes = [draw_scene(seed + i) for i in range(columns * rows)]
     texts = [caption(scene, Random(scene.seed)) or "(no words)" for scene in scenes]
-    return contact_sheet([Image.fromarray(scene.image) for scene in scenes], texts, columns)
+    return contact_sheet([Image.fromarray(scene.image) for scene in scenes], texts, columns, lines=3)
