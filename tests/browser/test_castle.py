@@ -1,7 +1,11 @@
-"""The whole product: the app with its own model, a castle painted with the mouse, and where the picture changed."""
+"""The whole product: the app with its own model, a castle painted with the mouse, and where the picture changed.
+
+With ``FEATUREBRUSH_SCREENSHOTS`` set to a folder, the README's picture of the page is written there.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,10 @@ def test_a_painted_castle_appears_where_it_was_painted(
     easel.stroke((0.42, 0.62), (0.58, 0.62), (0.56, 0.5), (0.44, 0.5))
     easel.wait()
     assert easel.page.evaluate("featurebrush.frames().shown") > asked
+    if folder := os.environ.get("FEATUREBRUSH_SCREENSHOTS"):
+        easel.page.mouse.move(0, 0)
+        easel.page.wait_for_timeout(1500)
+        easel.page.screenshot(path=Path(folder) / "page.png")
     (layer,) = easel.layers()
     assert layer["brush"] == {"concept": concept}
     inside = np.kron(layer["mask"] > 127, np.ones((2, 2), bool))
