@@ -31,7 +31,7 @@ from sae.train import TrainConfig, train
 LATE = "up.0.2"
 """The block for colour and style, the last one."""
 TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
-GAIN = 4.0
+GAIN = 8.0
 """Concepts are stored at this multiple of the difference that their presence makes: strength 1 is a firm stroke."""
 
 
