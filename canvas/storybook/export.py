@@ -13,7 +13,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 from canvas.storybook import generator
 
-STEPS, GUIDANCE = 10, 2.0
+STEPS, GUIDANCE = 8, 2.0
 LICENCE = "Apache-2.0, the authors of Featurebrush; trained only on scenes drawn by canvas/storybook"
 
 
