@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE
+from tiny import SIZE
 
 from canvas import Brush, Mask, Painting
 from canvas.engine import Cancelled, Engine, Recent, modules_before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BLOCKS, N_FEATURES, SIZE
+from tiny import BLOCKS, N_FEATURES, SIZE
 
 from canvas import Brush, FeaturebrushError, Mask, Painter, Painting
 from canvas.engine import Cancelled

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CHANNELS, N_FEATURES, build_pipeline, build_sae
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import CHANNELS, N_FEATURES, build_pipeline, build_sae
 
 from canvas import FeaturebrushError, Layer, Mask
 from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector, steered

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_sae
 from PIL import Image
+from tiny import build_sae
 
 from canvas.masks import Mask
 from canvas.storybook import icons
