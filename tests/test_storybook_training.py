@@ -104,10 +104,10 @@ def test_orthogonalising_brings_singular_values_near_one(n, rows, cols, seed):
 def test_muon_learns_a_linear_map():
     torch.manual_seed(0)
     target, weight = torch.randn(8, 8), torch.nn.Parameter(torch.zeros(8, 8))
-    stepper = Muon([weight], 0.05)
+    stepper = Muon([weight], 0.3)
     x = torch.randn(64, 8)
     for step in range(200):
-        stepper.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
+        stepper.param_groups[0]["lr"] = 0.3 * (1 - step / 200)
         stepper.zero_grad()
         loss = (x @ weight.T - x @ target.T).square().mean()
         loss.backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,7 +165,6 @@ def train(
     minutes: float,
     cfg: GeneratorConfig | None = None,
     device: str | None = None,
-    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Train U-Net and text encoder for a budget, from the checkpoint if there is one; write modules to ``folder``."""
     cfg = cfg or GeneratorConfig()
@@ -193,6 +191,19 @@ def train(
     log = (folder / "generator.jsonl").open("a")
     modules.train()
     running: list[float] = []
+
+    def checkpoint_now() -> None:
+        state = {
+            "weights": modules.state_dict(),
+            "optimisers": [s.state_dict() for s in steppers],
+            "average": average.state(),
+            "step": budget.step,
+            "samples": samples,
+            "elapsed": budget.elapsed,
+            "config": asdict(cfg),
+        }
+        training.save(checkpoint, state)
+
     for step in budget:
         latents, ids, cells = (x.to(device) for x in stream.batch(step))
         losses = losses_of(modules, signal, latents, ids, cells, cfg)
@@ -229,20 +240,8 @@ def train(
             )
             log.flush()
         if budget.due():
-            training.save(
-                checkpoint,
-                {
-                    "weights": modules.state_dict(),
-                    "optimisers": [s.state_dict() for s in steppers],
-                    "average": average.state(),
-                    "step": budget.step,
-                    "samples": samples,
-                    "elapsed": budget.elapsed,
-                    "config": asdict(cfg),
-                },
-            )
-            if report:
-                report({"step": budget.step, "elapsed": budget.elapsed, "loss": running[0]})
+            checkpoint_now()
+    checkpoint_now()
 
 
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:

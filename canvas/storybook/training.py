@@ -39,7 +39,7 @@ class Budget:
 
     def due(self) -> bool:
         """Whether a checkpoint is due; saying so once counts as having made it."""
-        if self.elapsed - self._saved < self.every and self.progress < 1.0:
+        if self.elapsed - self._saved < self.every:
             return False
         self._saved = self.elapsed
         return True
