@@ -307,7 +307,7 @@ class _Composer:
             if self.hero in DRAW and self.hero not in ("car",) and not (self.hero == "street lamp" and road)
             else []
         )
-        kinds = {band.kind for band in bands}
+        kinds = dict.fromkeys(band.kind for band in bands)
         pool = {name: weight for kind in kinds for name, weight in EXTRAS.get(kind, {}).items()}
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
             if pool:
