@@ -83,7 +83,7 @@ def whiteness_loss(latents: torch.Tensor) -> torch.Tensor:
 
 
 def optimisers(vae: AutoencoderTiny, peak: float) -> list[torch.optim.Optimizer]:
-    """Muon for the inner convolutions, Adam for the rest. In one minute on 2 cores Muon came to 22.8 dB, Adam to 15."""
+    """Muon for the inner convolutions, Adam for the rest."""
     wanted = [p for p in vae.parameters() if p.requires_grad]
     inner = [p for p in wanted if p.ndim == 4 and min(p.shape[:2]) > 8]
     chosen = {id(p) for p in inner}
