@@ -63,7 +63,10 @@ class Painter:
 
     @property
     def defaults(self) -> models.Defaults:
-        """The steps and guidance that a painting's None stands for, and the size of the pictures in pixels."""
+        """The steps and guidance that a painting's None stands for, and the size of the pictures in pixels.
+
+        See ``guidance`` for paintings without a prompt.
+        """
         return self._model.defaults
 
     @property
@@ -125,7 +128,8 @@ class Painter:
         """The picture of ``painting``, RGB, of the model's size. Equal paintings give equal pictures.
 
         A painting without layers that have an effect gives, bit for bit, the picture of ``StableDiffusionPipeline``
-        with the same prompt, steps and guidance and ``generator=torch.Generator("cpu").manual_seed(seed)``.
+        with the same prompt and steps, the guidance that ``guidance`` says, and
+        ``generator=torch.Generator("cpu").manual_seed(seed)``.
 
         ``should_stop`` is asked between steps; once it says True, ``canvas.engine.Cancelled`` is raised. Raises
         ``FeaturebrushError`` where ``check`` does.
@@ -143,10 +147,19 @@ class Painter:
             prompt=painting.prompt,
             seed=painting.seed,
             steps=self.defaults.steps if painting.steps is None else painting.steps,
-            guidance=self.defaults.guidance if painting.guidance is None else painting.guidance,
+            guidance=self.guidance(painting),
             size=self.defaults.size,
             edits={block: self._block_edits(block, edits) for block, edits in by_block.items()},
         )
+
+    def guidance(self, painting: Painting) -> float:
+        """The guidance scale that ``painting`` is rendered with: its own; or else the model's, where there is a prompt.
+
+        Without a prompt both halves of the guided batch are the same, and guidance only doubles the work: then it is 1.
+        """
+        if painting.guidance is not None:
+            return painting.guidance
+        return self.defaults.guidance if painting.prompt else 1.0
 
     def stream(self, paintings: Iterable[Painting]) -> Iterator[Image.Image]:
         """Pictures of paintings that come faster than they can be rendered: the newest wins.

@@ -11,7 +11,8 @@ from tiny import build_sae
 
 from canvas.masks import Mask
 from canvas.storybook import icons
-from canvas.storybook.dictionary import GAIN, Differences, concept_entry, outside_of
+from canvas.storybook.contrast import Differences, outside_of
+from canvas.storybook.dictionary import concept_entry
 from canvas.storybook.paintsheet import cases, change
 from canvas.storybook.vocabulary import CONCEPTS, INDEX
 
@@ -60,11 +61,23 @@ def test_a_concept_is_its_strongest_features_and_paints_their_difference():
     difference = torch.zeros(SAE.cfg.n_features, dtype=torch.float64)
     difference[[5, 9, 2]] = torch.tensor([3.0, 2.0, 1e-9], dtype=torch.float64)
     difference[7] = -4.0
-    entry = concept_entry("castle", "down.1.0", SAE, difference, 8, 0.5)
+    entry = concept_entry("castle", "down.1.0", SAE, difference, 8, 7.0, 0.5)
     assert entry["features"] == [5, 9]
     painted = torch.tensor(entry["weights"]) * SAE.mean[[5, 9]]
-    torch.testing.assert_close(painted, GAIN * torch.tensor([3.0, 2.0]), rtol=1e-3, atol=1e-3)
+    assert (painted[0] / painted[1]).item() == pytest.approx(3 / 2, rel=1e-3)
+    assert (painted @ SAE.W_dec[[5, 9]]).norm().item() == pytest.approx(7, rel=1e-3)
     assert entry["group"] == "buildings"
+
+
+def test_means_that_forget_follow_what_was_seen_last():
+    masks = scene_masks("castle")
+    differences = Differences(2, decay=0.5)
+    for value in (10.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0):
+        vectors = torch.zeros(4, 16, 16, 2)
+        vectors[:, :, :8, 0] = value
+        differences.add(vectors, masks)
+    assert differences.of("castle")[0].item() == pytest.approx(1, abs=0.01)
+    assert differences.of("moon").abs().max() == 0, "never seen"
 
 
 def test_the_fifty_cases_are_fifty():

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from canvas.storybook import data, export, generator, text, training, vae
 from canvas.storybook.muon import Muon, orthogonalise
+from canvas.storybook.vocabulary import CONCEPTS
+from canvas.storybook.world import draw_scene
 
 TINY_VAE = vae.VaeConfig(width=12, scenes=4, crop=32, batch=2)
 TINY = generator.GeneratorConfig(width=32, outer_width=16, layers=1, depth=1, batch=4)
@@ -23,7 +25,6 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     vae.train(folder, 0.03, TINY_VAE, "cpu")
     data.prepare(folder, 6, "cpu", portion=4, batch=3)
-    data.prepare_cells(folder)
     generator.train(folder, 0.05, TINY, "cpu")
     return folder
 
@@ -58,6 +59,14 @@ def test_latents_of_the_mirror_image_lie_behind_the_others(run):
         vae.AutoencoderTiny.from_pretrained(run / "vae").eval(), vae._draw(0)[None, :, ::-1].copy(), "cpu"
     )
     assert np.allclose(latents[6], again[0], atol=2e-2)
+
+
+def test_coverage_is_the_scenes_own_and_mirrored_with_it(run):
+    coverage = np.load(run / "coverage.npy")
+    scene = draw_scene(2)
+    assert coverage.shape == (12, len(CONCEPTS), 16, 16)
+    assert np.array_equal(coverage[2], np.round(255 * data.coverage_of(scene.masks)).astype(np.uint8))
+    assert np.array_equal(coverage[8], coverage[2][..., ::-1])
 
 
 def test_decoder_training_leaves_the_latents_alone(run):

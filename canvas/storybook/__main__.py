@@ -99,7 +99,6 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
                 vae.train(args.run, args.vae_minutes, device=device)
             case "data":
                 data.prepare(args.run, args.scenes, device)
-                data.prepare_cells(args.run)
             case "generator":
                 generator.train(args.run, args.minutes, device=device)
             case "decoder":

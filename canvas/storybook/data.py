@@ -15,6 +15,7 @@ from diffusers import AutoencoderTiny
 from tqdm import tqdm
 
 from canvas.storybook.captions import caption
+from canvas.storybook.vocabulary import CONCEPTS
 from canvas.storybook.world import draw_scene
 
 CAPTIONS = 4
@@ -24,32 +25,23 @@ COVERED = 0.3
 """A cell of the grid shows a concept if this share of its pixels does."""
 
 
-def _draw(seed: int) -> tuple[np.ndarray, list[str]]:
-    scene = draw_scene(seed, masks=False)
-    rng = Random(seed * 7919 + 1)
-    return scene.image, [caption(scene, rng) for _ in range(CAPTIONS)]
+def coverage_of(masks: np.ndarray) -> np.ndarray:
+    """What share of every cell of the grid shows which concept: bool [C, size, size] to [C, 16, 16], 0..1."""
+    c, size, _ = masks.shape
+    cell = size // GRID
+    return masks.reshape(c, GRID, cell, GRID, cell).mean((2, 4))
 
 
 def on_grid(masks: np.ndarray) -> np.ndarray:
     """Which cells show which concepts: bool [C, size, size] to bool [C, 16, 16]."""
-    c, size, _ = masks.shape
-    cell = size // GRID
-    return masks.reshape(c, GRID, cell, GRID, cell).mean((2, 4)) >= COVERED
+    return coverage_of(masks) >= COVERED
 
 
-def _cells(seed: int) -> np.ndarray:
-    return on_grid(draw_scene(seed).masks)
-
-
-def prepare_cells(folder: Path, first: int = 0) -> None:
-    """Write beside the latents which cells of the grid show which concepts: ``cells.npy``, bool [n, C, 16, 16]."""
-    if (folder / "cells.npy").exists():
-        return
-    count = len(json.loads((folder / "captions.json").read_text()))
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        drawn = pool.map(_cells, range(first, first + count), chunksize=16)
-        one = np.stack(list(tqdm(drawn, total=count, desc="cells", mininterval=5)))
-    np.save(folder / "cells.npy", np.concatenate([one, one[..., ::-1]]))
+def _draw(seed: int) -> tuple[np.ndarray, list[str], np.ndarray]:
+    scene = draw_scene(seed)
+    rng = Random(seed * 7919 + 1)
+    said = [caption(scene, rng) for _ in range(CAPTIONS)]
+    return scene.image, said, np.round(255 * coverage_of(scene.masks)).astype(np.uint8)
 
 
 def mirrored(text: str) -> str:
@@ -66,9 +58,11 @@ def encode(vae: AutoencoderTiny, images: np.ndarray, device: str) -> np.ndarray:
 
 
 def prepare(folder: Path, scenes: int, device: str, first: int = 0, portion: int = 500, batch: int = 20) -> None:
-    """Draw and encode ``scenes`` scenes from seed ``first`` into ``folder/latents.npy`` and ``folder/captions.json``.
+    """Draw and encode ``scenes`` scenes from seed ``first`` into ``folder``, the mirror images behind the others.
 
-    Drawing and encoding take turns, a ``portion`` at a time: both use all cores.
+    Writes ``latents.npy``, float16 [2n, 8, 32, 32]; ``coverage.npy``, the share of every cell that shows a concept,
+    0..255, uint8 [2n, C, 16, 16]; and at the end ``captions.json``, n lists of captions. Drawing and encoding take
+    turns, a ``portion`` at a time: both use all cores.
     """
     if (folder / "captions.json").exists():
         return
@@ -76,17 +70,24 @@ def prepare(folder: Path, scenes: int, device: str, first: int = 0, portion: int
     latents = np.lib.format.open_memmap(
         folder / "latents.npy", "w+", np.float16, (2 * scenes, vae.config.latent_channels, 32, 32)
     )
+    coverage = np.lib.format.open_memmap(
+        folder / "coverage.npy", "w+", np.uint8, (2 * scenes, len(CONCEPTS), GRID, GRID)
+    )
     texts: list[list[str]] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool, tqdm(total=scenes, desc="scenes", mininterval=5) as bar:
         for start in range(0, scenes, portion):
             stop = min(start + portion, scenes)
             drawn = list(pool.map(_draw, range(first + start, first + stop), chunksize=16))
-            texts += [said for _, said in drawn]
+            texts += [said for _, said, _ in drawn]
+            shares = np.stack([share for _, _, share in drawn])
+            coverage[start:stop] = shares
+            coverage[scenes + start : scenes + stop] = shares[..., ::-1]
             for at in range(start, stop, batch):
-                stack = np.stack([image for image, _ in drawn[at - start : at - start + batch]])
+                stack = np.stack([image for image, _, _ in drawn[at - start : at - start + batch]])
                 end = at + len(stack)
                 latents[at:end] = encode(vae, stack, device)
                 latents[scenes + at : scenes + end] = encode(vae, np.ascontiguousarray(stack[:, :, ::-1]), device)
                 bar.update(len(stack))
     latents.flush()
+    coverage.flush()
     (folder / "captions.json").write_text(json.dumps(texts))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from canvas.storybook import export, icons
 from canvas.storybook.captions import caption
+from canvas.storybook.contrast import Differences
 from canvas.storybook.data import on_grid
 from canvas.storybook.generator import COMPOSITION
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
@@ -31,8 +32,6 @@ from sae.train import TrainConfig, train
 LATE = "up.0.2"
 """The block for colour and style, the last one."""
 TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
-GAIN = 8.0
-"""Concepts are stored at this multiple of the difference that their presence makes: strength 1 is a firm stroke."""
 
 
 @dataclass(frozen=True)
@@ -92,48 +91,19 @@ def observe(
                 yield Seen({block: calls[0].cpu() for block, calls in recorded.items()}, masks, picks)
 
 
-def outside_of(concept: str, masks: Tensor) -> Tensor:
-    """Where a concept's presence is contrasted with its absence: bool [n, 16, 16].
+def concept_entry(
+    concept: str, block: str, sae: SAE, difference: Tensor, size: int, length: float, score: float
+) -> dict[str, object]:
+    """The concept as its ``size`` features of largest positive difference, in units of the features' means.
 
-    A thing is contrasted with the rest of the scenes that hold it; hours with the other hours' skies, and styles with
-    the other styles, which would otherwise be compared with nothing.
+    Their proportions are those of the difference; together, at strength 1, they add a vector of ``length``.
     """
-    inside = masks[..., INDEX[concept]]
-    rivals = next((names for names in (("day", "sunset", "night"), GROUPS["style"]) if concept in names), None)
-    if rivals:
-        return masks[..., [INDEX[name] for name in rivals if name != concept]].any(-1) & ~inside
-    return ~inside & inside.flatten(1).any(1)[:, None, None]
-
-
-class Differences:
-    """Running means of codes inside and outside every concept's mask."""
-
-    def __init__(self, n_features: int) -> None:
-        self.sums = torch.zeros(2, len(CONCEPTS), n_features, dtype=torch.float64)
-        self.counts = torch.zeros(2, len(CONCEPTS), dtype=torch.float64)
-
-    def add(self, codes: Tensor, masks: Tensor) -> None:
-        """``codes`` [n, 16, 16, F], ``masks`` [n, 16, 16, concepts]."""
-        inside = masks.flatten(0, 2).double()
-        outside = torch.stack([outside_of(c, masks) for c in CONCEPTS], -1).flatten(0, 2).double()
-        flat = codes.flatten(0, 2).double()
-        for side, chosen in enumerate((inside, outside)):
-            self.sums[side] += chosen.T @ flat
-            self.counts[side] += chosen.sum(0)
-
-    def of(self, concept: str) -> Tensor:
-        """Mean code inside minus mean code outside: float64 [F]."""
-        c = INDEX[concept]
-        means = self.sums[:, c] / self.counts[:, c, None].clamp_min(1)
-        return means[0] - means[1]
-
-
-def concept_entry(concept: str, block: str, sae: SAE, difference: Tensor, size: int, score: float) -> dict[str, object]:
-    """The concept as its ``size`` features of largest positive difference, in units of the features' means."""
     top = difference.clamp_min(0).topk(size)
     keep = top.values > 0.02 * top.values[0]
     features = top.indices[keep]
-    weights = GAIN * top.values[keep] / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    vector = top.values[keep] @ sae.W_dec.double().cpu()[features]
+    scale = length / vector.norm().clamp_min(1e-12)
+    weights = scale * top.values[keep] / sae.mean.double().cpu()[features].clamp_min(1e-6)
     group = next(name for name, names in GROUPS.items() if concept in names)
     return {
         "name": concept,
@@ -168,9 +138,13 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         samples = torch.cat([s.updates[block] for s in held_out])
         sae = sae.with_statistics(*feature_stats(sae, [samples.flatten(0, 2)])[:3])
         labels = label_features(sae, [(s.updates[block], s.masks) for s in clear], CONCEPTS)
-        differences = Differences(sae.cfg.n_features)
+        differences, raw = Differences(sae.cfg.n_features), Differences(sae.cfg.d_in)
         for s in held_out:
             differences.add(sae.encode(s.updates[block]), s.masks)
+            raw.add(s.updates[block], s.masks)
+        cosines = {}
+        # as long as the strokes that the generator was trained with: see generator.Palette
+        length = float(samples.flatten(0, 2).var(0).sum().sqrt())
         found = evaluate(sae, samples.flatten(0, 2)[::7])
         metrics |= {
             name: round(float(getattr(found, name)), 5)
@@ -179,16 +153,20 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         }
         best = {b.concept: b.score for b in labels.best}
         metrics["best_feature_f1"] = {name: round(score, 3) for name, score in best.items()}
+        for concept in CONCEPTS:
+            if (block == LATE) == (concept in GROUPS["style"]):
+                difference = differences.of(concept)
+                score = best.get(concept, 0.0)
+                entry = concept_entry(concept, block, sae, difference, cfg.concept_features, length, score)
+                concepts[concept] = entry
+                features = torch.tensor(entry["features"])
+                vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
+                cosines[concept] = round(torch.cosine_similarity(vector.double(), raw.of(concept), dim=0).item(), 3)
+        metrics["concept_cosine_with_mean_difference"] = cosines
         out = folder / "sae" / block
         sae.save(out, half=True)
         Atlas.of(sae, labels).save(out)
         export.write_provenance(out, command, 0, metrics)
-        for concept in CONCEPTS:
-            if (block == LATE) == (concept in GROUPS["style"]):
-                entry = concept_entry(
-                    concept, block, sae, differences.of(concept), cfg.concept_features, best.get(concept, 0.0)
-                )
-                concepts[concept] = entry
     (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
     write_settings(folder)
     icons.write_icons(folder)

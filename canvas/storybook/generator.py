@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from canvas.storybook import text, training
-from canvas.storybook.data import GRID, mirrored
+from canvas.storybook.contrast import Differences
+from canvas.storybook.data import COVERED, mirrored
 from canvas.storybook.muon import Muon
+from canvas.storybook.strokes import StrokeConfig, lay
 from canvas.storybook.vocabulary import CONCEPTS
-from sae.activations import block_module, block_output
+from sae.activations import block_input, block_module, block_output
 
 COMPOSITION = "down.1.0"
 """The block at which things are painted: early, with ten transformer layers after it."""
@@ -44,6 +46,10 @@ class GeneratorConfig:
     decay: float = 0.999
     align: float = 0.3
     """weight of the alignment of the composition block with the world's masks (after REPA, 2410.06940); 0: none"""
+    strokes: StrokeConfig = field(default_factory=StrokeConfig)
+    """how the composition block is painted on while training"""
+    memory: float = 0.995
+    """of the running mean differences that a concept's presence makes, a step"""
 
 
 def build(cfg: GeneratorConfig) -> UNet2DConditionModel:
@@ -79,6 +85,19 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+class Batch(NamedTuple):
+    """Scenes to train on."""
+
+    latents: Tensor
+    """float32 [n, 8, 32, 32]"""
+    ids: Tensor
+    """token ids of a caption each [n, 32]"""
+    cells: Tensor
+    """which cells show which concepts: bool [n, C, 16, 16]"""
+    strokes: Tensor
+    """which cells are painted with which concepts, times the strength: float32 [n, C, 16, 16]"""
+
+
 class _Stream:
     """Batches of latents and token ids, shuffled anew every epoch by a seed, continued at any step."""
 
@@ -96,26 +115,69 @@ class _Stream:
         )
         self.ids = ids["input_ids"].reshape(len(captions), said, text.LENGTH).astype(np.int64)
         self.empty = np.asarray(tokenizer([""], padding="max_length", max_length=text.LENGTH)["input_ids"][0], np.int64)
-        self.cells = np.load(folder / "cells.npy", mmap_mode="r") if cfg.align else None
+        self.coverage = np.load(folder / "coverage.npy", mmap_mode="r")
         self.cfg = cfg
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [n, 8, 32, 32], token ids [n, 32], and which cells show which concepts, 0 or 1 [n, C, 16, 16]."""
+    def batch(self, step: int) -> Batch:
         n, size = len(self.latents), self.cfg.batch
         epoch, place = divmod(step, n // size)
         order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
+        coverage = self.coverage[order].astype(np.float32) / 255
+        strokes = np.stack([lay(one, rng, self.cfg.strokes) for one in coverage])
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
-        ids[rng.random(size) < self.cfg.drop] = self.empty
-        cells = self.cells[order] if self.cells is not None else np.zeros((size, len(CONCEPTS), GRID, GRID))
-        latents = torch.from_numpy(self.latents[order]).float()
-        return latents, torch.from_numpy(ids), torch.from_numpy(cells).float()
+        drop = np.where(strokes.any((1, 2, 3)), self.cfg.strokes.drop, self.cfg.drop)
+        ids[rng.random(size) < drop] = self.empty
+        return Batch(
+            torch.from_numpy(self.latents[order]).float(),
+            torch.from_numpy(ids),
+            torch.from_numpy(coverage >= COVERED),
+            torch.from_numpy(strokes),
+        )
+
+
+class Palette(nn.Module):
+    """What things are painted with while training: the running mean differences that concepts make to the updates.
+
+    The same that the dictionary's concepts are made of afterwards, so the model is trained under the strokes that it
+    will be painted with. No gradient passes through it.
+    """
+
+    square: Tensor
+
+    def __init__(self, d: int, memory: float) -> None:
+        super().__init__()
+        self.differences = Differences(d, memory)
+        self.memory = memory
+        self.register_buffer("square", torch.zeros(()))
+
+    @torch.no_grad()
+    def see(self, updates: Tensor, cells: Tensor) -> None:
+        """``updates`` [n, d, 16, 16] before they are painted, and ``cells`` bool [n, C, 16, 16]."""
+        self.differences.add(updates.permute(0, 2, 3, 1), cells.permute(0, 2, 3, 1))
+        found = updates.var((0, 2, 3)).sum()
+        self.square += (1 - self.memory if self.square else 1.0) * (found - self.square)
+
+    @torch.no_grad()
+    def paint(self, strokes: Tensor) -> Tensor:
+        """What is added to the output, [n, d, 16, 16], for ``strokes`` [n, C, 16, 16].
+
+        A stroke of strength 1 is as long as the updates deviate from their mean, root mean square.
+        """
+        directions = F.normalize(self.differences.all().float(), dim=-1) * self.square.sqrt()
+        return torch.einsum("ncij,cd->ndij", strokes, directions)
 
 
 def build_modules(cfg: GeneratorConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    """U-Net, text encoder, and the head that reads concepts off the composition block while training."""
-    head = nn.Conv2d(cfg.width, len(CONCEPTS), 1)
-    return nn.ModuleDict({"unet": build(cfg), "encoder": text.build_encoder(tokenizer, cfg.width), "head": head})
+    """U-Net, text encoder; for training, the head that reads concepts off the composition block, and the palette."""
+    return nn.ModuleDict(
+        {
+            "unet": build(cfg),
+            "encoder": text.build_encoder(tokenizer, cfg.width),
+            "head": nn.Conv2d(cfg.width, len(CONCEPTS), 1),
+            "palette": Palette(cfg.width, cfg.memory),
+        }
+    )
 
 
 class Losses(NamedTuple):
@@ -125,27 +187,31 @@ class Losses(NamedTuple):
     """cross-entropy, in nats per cell and concept, of the head that reads concepts off the composition block"""
 
 
-def losses_of(
-    modules: nn.ModuleDict, signal: Tensor, latents: Tensor, ids: Tensor, cells: Tensor, cfg: GeneratorConfig
-) -> Losses:
-    """The losses on one batch; ``signal`` is ᾱ [timesteps]."""
+def losses_of(modules: nn.ModuleDict, signal: Tensor, batch: Batch, cfg: GeneratorConfig) -> Losses:
+    """The losses on one batch, its strokes laid at the composition block; ``signal`` is ᾱ [timesteps]."""
+    latents = batch.latents
     n = len(latents)
     # one time from each of n equal strata: less variance than n independent ones
     t = ((torch.arange(n, device=latents.device) + torch.rand(n, device=latents.device)) / n * len(signal)).long()
     a = signal[t].view(-1, 1, 1, 1)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * torch.randn_like(latents)
-    words = modules["encoder"](ids).last_hidden_state
-    seen: list[Tensor] = []
-    handle = block_module(modules["unet"], COMPOSITION).register_forward_hook(
-        lambda _module, _args, output: seen.append(block_output(output))
-    )
+    words = modules["encoder"](batch.ids).last_hidden_state
+    updates: list[Tensor] = []
+
+    def paint(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Tensor]:
+        out = block_output(output)
+        updates.append(out - block_input(args, kwargs))
+        return (out + modules["palette"].paint(batch.strokes),)
+
+    handle = block_module(modules["unet"], COMPOSITION).register_forward_hook(paint, with_kwargs=True)
     try:
         predicted = modules["unet"](noisy, t, encoder_hidden_states=words, return_dict=False)[0]
     finally:
         handle.remove()
     weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling)
     error = (weight * (predicted - latents).square()).mean()
-    return Losses(error, F.binary_cross_entropy_with_logits(modules["head"](seen[0]), cells))
+    modules["palette"].see(updates[0].detach(), batch.cells)
+    return Losses(error, F.binary_cross_entropy_with_logits(modules["head"](updates[0]), batch.cells.float()))
 
 
 def optimisers(modules: nn.Module, cfg: GeneratorConfig) -> list[torch.optim.Optimizer]:
@@ -205,8 +271,8 @@ def train(
         training.save(checkpoint, state)
 
     for step in budget:
-        latents, ids, cells = (x.to(device) for x in stream.batch(step))
-        losses = losses_of(modules, signal, latents, ids, cells, cfg)
+        batch = Batch(*(x.to(device) for x in stream.batch(step)))
+        losses = losses_of(modules, signal, batch, cfg)
         loss = losses.error + cfg.align * losses.misread
         for stepper in steppers:
             for group in stepper.param_groups:
@@ -247,7 +313,8 @@ def train(
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:
     """The averaged weights of the checkpoint in ``folder``, and how far it had come."""
     state = torch.load(folder / "generator.pt", map_location="cpu", weights_only=True)
-    cfg = GeneratorConfig(**state["config"])
+    saved = state["config"]
+    cfg = GeneratorConfig(**saved | {"strokes": StrokeConfig(**saved["strokes"])})
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     modules = build_modules(cfg, tokenizer)
     modules.load_state_dict(state["average"]["weights"])
