@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-STAGES = ("vae", "data", "generator", "decoder", "export", "dictionary")
+STAGES = ("vae", "data", "generator", "decoder", "export", "dictionary", "reader")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
     )
     train.add_argument("--dictionary-minutes", type=float, default=4, help="the budget of each sparse autoencoder")
+    train.add_argument("--reader-minutes", type=float, default=40, help="the budget of the network that reads pictures")
     train.add_argument("--device", default=None, help="cpu or cuda; by default the best at hand")
 
     samples = commands.add_parser(
@@ -109,6 +110,11 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
                 from canvas.storybook import dictionary
 
                 dictionary.make(args.out, args.dictionary_minutes, device, command)
+            case "reader":
+                from canvas.storybook import reader
+
+                figures = reader.train(args.run, args.out / "reader", args.reader_minutes, device)
+                export.write_provenance(args.out / "reader", command, reader.SEEDS, figures)
 
 
 if __name__ == "__main__":

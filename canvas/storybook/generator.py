@@ -240,74 +240,19 @@ def train(
     tokenizer = text.train_tokenizer(captions)
     text.save_tokenizer(tokenizer, folder / "tokenizer")
     modules = build_modules(cfg, tokenizer).to(device)
-    steppers = optimisers(modules, cfg)
-    average = training.Average(modules, cfg.decay)
-    budget, samples = training.Budget(minutes), 0
-    checkpoint = folder / "generator.pt"
-    if state := training.load(checkpoint, device):
-        modules.load_state_dict(state["weights"])
-        for stepper, saved in zip(steppers, state["optimisers"], strict=True):
-            stepper.load_state_dict(saved)
-        average.restore(state["average"])
-        budget = training.Budget(minutes, state["step"], state["elapsed"])
-        samples = state["samples"]
-        torch.manual_seed(budget.step)
     stream = _Stream(folder, tokenizer, cfg)
     signal = build_scheduler().alphas_cumprod.to(device)
-    log = (folder / "generator.jsonl").open("a")
-    modules.train()
-    running: list[float] = []
 
-    def checkpoint_now() -> None:
-        state = {
-            "weights": modules.state_dict(),
-            "optimisers": [s.state_dict() for s in steppers],
-            "average": average.state(),
-            "step": budget.step,
-            "samples": samples,
-            "elapsed": budget.elapsed,
-            "config": asdict(cfg),
-        }
-        training.save(checkpoint, state)
-
-    for step in budget:
+    def losses(step: int) -> dict[str, Tensor]:
         batch = Batch(*(x.to(device) for x in stream.batch(step)))
-        losses = losses_of(modules, signal, batch, cfg)
-        loss = losses.error + cfg.align * losses.misread
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = budget.learning_rate(cfg.learning_rate)
-            stepper.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        average.update(modules)
-        samples += cfg.batch
-        found = [value.item() for value in losses]
-        running = [r + (f - r) * 0.01 for r, f in zip(running or found, found, strict=True)]
-        if budget.step % 50 == 0:
-            rate = samples / max(budget.elapsed, 1e-9)
-            budget.bar.set_postfix(
-                loss=f"{running[0]:.4f}", misread=f"{running[1]:.4f}", samples=samples, rate=f"{rate:.1f}/s"
-            )
-            log.write(
-                json.dumps(
-                    {
-                        "step": budget.step,
-                        "samples": samples,
-                        "elapsed": round(budget.elapsed, 1),
-                        "loss": round(running[0], 5),
-                        "misread": round(running[1], 5),
-                        "rate": round(rate, 2),
-                    }
-                )
-                + "\n"
-            )
-            log.flush()
-        if budget.due():
-            checkpoint_now()
-    checkpoint_now()
+        error, misread = losses_of(modules, signal, batch, cfg)
+        return {"loss": error + cfg.align * misread, "error": error.detach(), "misread": misread.detach()}
+
+    training.fit(
+        modules, [(stepper, cfg.learning_rate) for stepper in optimisers(modules, cfg)], losses, minutes,
+        checkpoint=folder / "generator.pt", device=device, batch=cfg.batch, decay=cfg.decay, config=asdict(cfg),
+        log=folder / "generator.jsonl",
+    )  # fmt: skip
 
 
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:

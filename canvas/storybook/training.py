@@ -1,16 +1,19 @@
-"""What every training stage shares: a budget in minutes, atomic checkpoints, a schedule, averages of the weights."""
+"""What every training stage shares: a budget in minutes, the loop, atomic checkpoints, averages of the weights."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -94,6 +97,88 @@ class Average:
     def restore(self, state: dict[str, Any]) -> None:
         self.step = int(state["step"])
         self.weights = state["weights"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training came to."""
+
+    average: dict[str, Tensor]
+    """the averaged weights"""
+    steps: int
+    samples: int
+    minutes: float
+
+
+def fit(
+    module: nn.Module,
+    steppers: Sequence[tuple[torch.optim.Optimizer, float]],
+    losses: Callable[[int], Mapping[str, Tensor]],
+    minutes: float,
+    *,
+    checkpoint: Path,
+    device: str,
+    batch: int,
+    decay: float = 0.999,
+    config: dict[str, Any] | None = None,
+    log: Path | None = None,
+) -> Fitted:
+    """Train ``module`` for a budget of minutes, from ``checkpoint`` if it is there; the last step leaves one.
+
+    Parameters: ``steppers`` are optimisers with their peak learning rates; ``losses(step)`` gives what to descend under
+    the name ``loss`` and, under other names, what else to report; ``log`` is a JSONL file of running means.
+    """
+    average = Average(module, decay)
+    budget, samples = Budget(minutes), 0
+    if state := load(checkpoint, device):
+        module.load_state_dict(state["weights"])
+        for (stepper, _), saved in zip(steppers, state["optimisers"], strict=True):
+            stepper.load_state_dict(saved)
+        average.restore(state["average"])
+        budget, samples = Budget(minutes, state["step"], state["elapsed"]), state["samples"]
+        torch.manual_seed(budget.step)
+
+    def save_now() -> None:
+        state = {
+            "weights": module.state_dict(),
+            "optimisers": [stepper.state_dict() for stepper, _ in steppers],
+            "average": average.state(),
+            "step": budget.step,
+            "samples": samples,
+            "elapsed": budget.elapsed,
+            "config": config or {},
+        }
+        save(checkpoint, state)
+
+    module.train()
+    running: dict[str, float] = {}
+    with ExitStack() as stack:
+        out = stack.enter_context(log.open("a", encoding="utf-8")) if log else None
+        for step in budget:
+            found = losses(step)
+            for stepper, peak in steppers:
+                for group in stepper.param_groups:
+                    group["lr"] = budget.learning_rate(peak)
+                stepper.zero_grad(set_to_none=True)
+            found["loss"].backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            for stepper, _ in steppers:
+                stepper.step()
+            average.update(module)
+            samples += batch
+            for name, value in found.items():
+                running[name] = running.get(name, value.item()) * 0.99 + value.item() * 0.01
+            if budget.step % 50 == 0:
+                facts = {name: round(value, 5) for name, value in running.items()}
+                rate = round(samples / max(budget.elapsed, 1e-9), 2)
+                budget.bar.set_postfix(facts | {"samples": samples, "rate": f"{rate}/s"})
+                if out:
+                    place = {"step": budget.step, "samples": samples, "elapsed": round(budget.elapsed, 1)}
+                    print(json.dumps(place | facts | {"rate": rate}), file=out, flush=True)
+            if budget.due():
+                save_now()
+    save_now()
+    return Fitted(average.weights, budget.step, samples, round(budget.elapsed / 60, 1))
 
 
 def best_device() -> str:

@@ -108,20 +108,11 @@ def train(
         vae.load_state_dict(AutoencoderTiny.from_pretrained(folder / "vae").state_dict())
         vae.encoder.requires_grad_(False)
     peak = cfg.learning_rate * (0.5 if decoder_only else 1.0)
-    steppers = optimisers(vae, peak)
-    average = training.Average(vae, 0.998)
-    budget = training.Budget(minutes)
-    if state := training.load(checkpoint, device):
-        vae.load_state_dict(state["vae"])
-        for stepper, saved in zip(steppers, state["optimisers"], strict=True):
-            stepper.load_state_dict(saved)
-        average.restore(state["average"])
-        budget = training.Budget(minutes, state["step"], state["elapsed"])
     images = draw_many(SEEDS, cfg.scenes)
-    rng = np.random.default_rng(SEEDS + budget.step)
     side = images.shape[1] - cfg.crop + 1
-    vae.train()
-    for _ in budget:
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((SEEDS, step))
         picks = zip(
             rng.integers(0, len(images), cfg.batch),
             rng.integers(0, side, cfg.batch),
@@ -132,31 +123,15 @@ def train(
         target = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = vae.encode(target).latents
         output = vae.decode(latents + cfg.noise * torch.randn_like(latents)).sample
+        mse = (output.detach().clamp(-1, 1) - target).square().mean() / 4
         loss = loss_of(target, output) + cfg.whiten * whiteness_loss(latents)
-        for stepper, share in zip(steppers, (1.0, 0.25), strict=True):
-            for group in stepper.param_groups:
-                group["lr"] = budget.learning_rate(peak * share)
-            stepper.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        average.update(vae)
-        if budget.step % 50 == 0:
-            mse = (output.detach().clamp(-1, 1) - target).square().mean().item() / 4
-            budget.bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{-10 * math.log10(mse):.2f}", step=budget.step)
-        if budget.due():
-            training.save(
-                checkpoint,
-                {
-                    "vae": vae.state_dict(),
-                    "optimisers": [s.state_dict() for s in steppers],
-                    "average": average.state(),
-                    "step": budget.step,
-                    "elapsed": budget.elapsed,
-                },
-            )
-    vae.load_state_dict(average.weights)
+        return {"loss": loss, "psnr": -10 * mse.log10()}
+
+    fitted = training.fit(
+        vae, list(zip(optimisers(vae, peak), (peak, peak / 4), strict=True)), losses, minutes,
+        checkpoint=checkpoint, device=device, batch=cfg.batch, decay=0.998,
+    )  # fmt: skip
+    vae.load_state_dict(fitted.average)
     vae.eval()
     if not decoder_only:
         vae.register_to_config(scaling_factor=round(1.0 / latent_deviation(vae, images[:256], device), 4))
@@ -164,8 +139,8 @@ def train(
         vae.register_to_config(scaling_factor=AutoencoderTiny.load_config(folder / "vae")["scaling_factor"])
     vae.save_pretrained(folder / "vae")
     figures = {
-        "minutes": round(budget.elapsed / 60, 1),
-        "steps": budget.step,
+        "minutes": fitted.minutes,
+        "steps": fitted.steps,
         "psnr_db": round(fidelity(vae, HELD_OUT, 64, device), 2),
     }
     known = json.loads((folder / "vae.json").read_text()) if (folder / "vae.json").exists() else {}
