@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny, UNet2DModel
-from torch import Tensor, nn
+from diffusers import AutoencoderTiny
+from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
+from canvas.bench.reader import FACTS, SIDE, WEIGHTS, ReaderNet
 from canvas.storybook import training
 from canvas.storybook.muon import Muon
 from canvas.storybook.vocabulary import CONCEPTS
@@ -25,10 +27,6 @@ from canvas.storybook.world import draw_scene
 
 SEEDS, CHECKED, HELD_OUT = 30_000_000, 31_000_000, 32_000_000
 """First seeds of the scenes that train it, that choose its thresholds, and on which it is judged."""
-SIDE = 128
-"""Side of the masks that it gives, in pixels, for pictures of 256."""
-PATCH = 4
-"""Pixels of a side of a patch of the picture that is one position of the network."""
 
 
 @dataclass(frozen=True)
@@ -41,40 +39,6 @@ class ReaderConfig:
     """drawn scenes to train on, each with its mirror image"""
     worsened: float = 0.75
     """share of the pictures that are made worse"""
-
-
-class Reader(nn.Module):
-    """Pictures [n, 3, 256, 256] in −1..1 to logits [n, C, 128, 128]."""
-
-    def __init__(self, cfg: ReaderConfig) -> None:
-        super().__init__()
-        depth = len(cfg.widths)
-        self.net = UNet2DModel(
-            sample_size=256 // PATCH,
-            in_channels=3 * PATCH**2,
-            out_channels=len(CONCEPTS) * (PATCH * SIDE // 256) ** 2,
-            block_out_channels=cfg.widths,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D",) * (depth - 1) + ("AttnDownBlock2D",),
-            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (depth - 1),
-            norm_num_groups=16,
-        )
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        patches = F.pixel_unshuffle(pictures, PATCH)
-        return F.pixel_shuffle(self.net(patches, 0, return_dict=False)[0], PATCH * SIDE // 256)
-
-    @torch.no_grad()
-    def features(self, pictures: Tensor) -> Tensor:
-        """What the network's middle makes of pictures, averaged over positions: [n, widths[-1]]."""
-        seen: list[Tensor] = []
-        assert self.net.mid_block is not None
-        handle = self.net.mid_block.register_forward_hook(lambda _m, _a, output: seen.append(output))
-        try:
-            self(pictures)
-        finally:
-            handle.remove()
-        return seen[0].mean((2, 3))
 
 
 def masks_at(masks: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -132,11 +96,9 @@ def train(
     run: Path, out: Path, minutes: float, device: str, cfg: ReaderConfig | None = None
 ) -> dict[str, dict[str, float]]:
     """Train for a budget, choose each concept's threshold, judge on held-out scenes, and write the folder ``out``."""
-    from safetensors.torch import save_file
-
     cfg = cfg or ReaderConfig()
     torch.manual_seed(SEEDS)
-    reader = Reader(cfg).to(device)
+    reader = ReaderNet(len(CONCEPTS), cfg.widths).to(device)
     vae = AutoencoderTiny.from_pretrained(run / "vae").to(device).eval()
     inner = [p for name, p in reader.named_parameters() if p.ndim >= 2 and "conv_in" not in name and "out" not in name]
     chosen = {id(p) for p in inner}
@@ -168,9 +130,9 @@ def train(
     thresholds = choose_thresholds(reader, device)
     figures = judge(reader, thresholds, device)
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / "reader.safetensors")
+    save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / WEIGHTS)
     facts = {"config": asdict(cfg), "concepts": list(CONCEPTS), "thresholds": thresholds, "iou": figures["iou"]}
-    (out / "reader.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     return figures | {"training": {"steps": fitted.steps, "samples": fitted.samples, "minutes": fitted.minutes}}
 
 
@@ -178,7 +140,7 @@ LEVELS = tuple(i / 20 for i in range(3, 18))
 
 
 @torch.no_grad()
-def _chances(reader: Reader, first: int, count: int, device: str, batch: int = 16) -> tuple[Tensor, Tensor]:
+def _chances(reader: ReaderNet, first: int, count: int, device: str, batch: int = 16) -> tuple[Tensor, Tensor]:
     """Chances as uint8 percent and truth as bool, [n, C, 128, 128] each, on drawn scenes as they are."""
     images, masks = draw(first, count)
     chances = []
@@ -195,14 +157,16 @@ def iou_at(chances: Tensor, truth: Tensor, level: float) -> Tensor:
     return torch.where(truth.any(3).any(2).any(0), both / either.clamp(min=1), torch.nan)
 
 
-def choose_thresholds(reader: Reader, device: str, count: int = 300) -> dict[str, float]:
+def choose_thresholds(reader: ReaderNet, device: str, count: int = 300) -> dict[str, float]:
     """The chance from which on the reader claims a concept: the one of best IoU on scenes kept for that."""
     chances, truth = _chances(reader, CHECKED, count, device)
     scores = torch.stack([iou_at(chances, truth, level) for level in LEVELS]).nan_to_num(0)
     return {name: LEVELS[int(scores[:, c].argmax())] for c, name in enumerate(CONCEPTS)}
 
 
-def judge(reader: Reader, thresholds: dict[str, float], device: str, count: int = 400) -> dict[str, dict[str, float]]:
+def judge(
+    reader: ReaderNet, thresholds: dict[str, float], device: str, count: int = 400
+) -> dict[str, dict[str, float]]:
     """IoU of every concept, and their mean, on held-out scenes."""
     chances, truth = _chances(reader, HELD_OUT, count, device)
     iou = {

@@ -1,0 +1,81 @@
+"""``python -m canvas``: measure what painting does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sae.errors import FeaturebrushError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m canvas", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    bench = commands.add_parser("bench", help="benchmarks of what painting does")
+    kinds = bench.add_subparsers(dest="bench", required=True, metavar="BENCH")
+    paint = kinds.add_parser("paint", help="PaintBench: did each stroke do what it promised")
+    paint.add_argument("--model", default="storybook")
+    paint.add_argument("--cases", choices=("small", "full"), default="small")
+    paint.add_argument("--seed", type=int, default=5000, help="first seed; tuning uses others")
+    paint.add_argument("--seeds", type=int, default=2, help="seeds for each concept and region")
+    paint.add_argument("--at-most", type=int, default=None, help="thin the list to so many cases")
+    paint.add_argument("--strengths", type=float, nargs="+", default=[1.0])
+    paint.add_argument("--methods", nargs="+", default=None)
+    paint.add_argument("--out", type=Path, default=Path("runs/paintbench"))
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if it worked, 2 if something given cannot be used, which is said on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        run_paint(options)
+    except FeaturebrushError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_paint(options: argparse.Namespace) -> None:
+    from canvas.bench import cases, paint
+    from canvas.bench.methods import METHODS, Bench
+    from canvas.bench.reader import Reader
+    from canvas.painter import Painter
+    from sae.errors import unknown
+
+    methods = options.methods or list(METHODS)
+    for name in methods:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    painter = Painter.load(options.model)
+    reader = Reader.load(painter.folder / "reader")
+    groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
+    seeds = range(options.seed, options.seed + options.seeds)
+    listed = (cases.small if options.cases == "small" else cases.full)(groups, seeds)
+    if options.at_most:
+        listed = cases.thinned(listed, options.at_most)
+    bench = Bench(painter, painter.differences())
+    rows = paint.run(bench, reader, listed, methods=methods, strengths=options.strengths)
+    few = cases.thinned(listed, 24)
+    dose, moved = paint.run_dose(bench, reader, few), paint.run_moved(bench, reader, few)
+    facts = {
+        "model": painter.model,
+        "cases": len(listed),
+        "methods": paint.summary(rows),
+        "concepts": paint.by_concept(rows),
+        "dose_correlation_mean": sum(row["correlation"] for row in dose) / len(dose),
+        "moved_within_1_5_cells": sum((row["error_cells"] or 99) <= 1.5 for row in moved) / len(moved),
+        "dose": dose,
+        "moved": moved,
+        "rows": rows,
+    }
+    paint.write(options.out, facts)
+    print(paint.table(facts["methods"]))
+    print(paint.table(facts["concepts"]))
+    print(f"dose correlation {facts['dose_correlation_mean']:.3f}, moved {facts['moved_within_1_5_cells']:.3f}")
+    print(options.out / "paintbench.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
