@@ -55,7 +55,7 @@ def run_paint(options: argparse.Namespace) -> None:
     listed = (cases.small if options.cases == "small" else cases.full)(groups, seeds)
     if options.at_most:
         listed = cases.thinned(listed, options.at_most)
-    bench = Bench(painter, painter.differences())
+    bench = Bench.of(painter)
     rows = paint.run(bench, reader, listed, methods=methods, strengths=options.strengths)
     few = cases.thinned(listed, 24)
     dose, moved = paint.run_dose(bench, reader, few), paint.run_moved(bench, reader, few)
@@ -65,7 +65,8 @@ def run_paint(options: argparse.Namespace) -> None:
         "methods": paint.summary(rows),
         "concepts": paint.by_concept(rows),
         "dose_correlation_mean": sum(row["correlation"] for row in dose) / len(dose),
-        "moved_within_1_5_cells": sum((row["error_cells"] or 99) <= 1.5 for row in moved) / len(moved),
+        "moved_within_1_5_cells": sum(row["error_cells"] is not None and row["error_cells"] <= 1.5 for row in moved)
+        / len(moved),
         "dose": dose,
         "moved": moved,
         "rows": rows,

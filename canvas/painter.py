@@ -95,6 +95,15 @@ class Painter:
             self._features[block] = read_features(self._model.folder / "sae" / block, block, sae)
         return self._features[block]
 
+    @property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return self._model.folder
+
+    def sae(self, block: str) -> SAE:
+        """The dictionary of a block; raises ``FeaturebrushError`` if the model has none there."""
+        return self._sae(block)
+
     def icon(self, concept_name: str) -> Image.Image:
         """The 96×96 RGB icon of a concept; raises ``FeaturebrushError`` if it has none."""
         concept = self.concept(concept_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,17 @@ class Bench:
     painter: Painter
     differences: dict[str, Tensor] = field(default_factory=dict)
     """Of every concept, the mean difference that its presence makes to its block's updates, [d]; from the model."""
+
+    @classmethod
+    def of(cls, painter: Painter) -> Bench:
+        """With the differences that lie beside the model's dictionaries, where they do."""
+        found: dict[str, Tensor] = {}
+        for block in painter.blocks:
+            path = painter.folder / "sae" / block / "differences.json"
+            if path.is_file():
+                known = json.loads(path.read_text(encoding="utf-8"))
+                found |= {name: torch.tensor(vector) for name, vector in known.items()}
+        return cls(painter, found)
 
     def plain(self, case: Case) -> Painting:
         return Painting(model=self.painter.model, prompt=case.prompt, seed=case.seed)
