@@ -100,7 +100,7 @@ class Painter:
         """Where the model lies."""
         return self._model.folder
 
-    def sae(self, block: str) -> SAE:
+    def sae(self, block: str) -> models.SAE:
         """The dictionary of a block; raises ``FeaturebrushError`` if the model has none there."""
         return self._sae(block)
 
