@@ -92,7 +92,7 @@ def test_what_was_there_before_is_not_what_moved():
 def test_frechet_distance_of_shifted_sets_is_the_shift_squared(seed: int, shift: float):
     a = np.random.default_rng(seed).normal(size=(200, 5))
     assert scores.frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert scores.frechet(a, a + [shift, 0, 0, 0, 0]) == pytest.approx(shift**2, rel=1e-6)
+    assert scores.frechet(a, a + np.array([shift, 0, 0, 0, 0])) == pytest.approx(shift**2, rel=1e-6)
 
 
 def test_a_picture_off_the_world_is_told():
