@@ -14,11 +14,12 @@ from sae.errors import FeaturebrushError, unknown
 if TYPE_CHECKING:
     from sae.activations import Reservoir, block_module, block_names, harvest, record, shuffled
     from sae.atlas import Atlas, FeatureInfo
+    from sae.config import TrainConfig
     from sae.formats import load
     from sae.labels import FeatureLabels, label_features
     from sae.metrics import evaluate, feature_concept_scores, feature_stats
     from sae.model import SAE, SAEConfig
-    from sae.train import Progress, TrainConfig
+    from sae.train import Progress
 
 __all__ = [
     "SAE",
@@ -49,7 +50,8 @@ _AT_FIRST_USE = {
     **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
     **dict.fromkeys(("FeatureLabels", "label_features"), "sae.labels"),
     **dict.fromkeys(("evaluate", "feature_concept_scores", "feature_stats"), "sae.metrics"),
-    **dict.fromkeys(("Progress", "TrainConfig"), "sae.train"),
+    "Progress": "sae.train",
+    "TrainConfig": "sae.config",
 }
 
 

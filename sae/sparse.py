@@ -7,7 +7,7 @@ work on zeros. What stays dense is one product, the encoder's forward pass, whic
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,17 @@ class Support:
             fired=fired,
         )
 
+    def within(self, ends: tuple[int, ...]) -> Support:
+        """The same entries in finer bags: one for each row and each part of the features, ``[B · G]``.
+
+        ``ends`` are the ascending ends of the G parts; bag ``row · G + g`` holds the row's features of part g.
+        """
+        parts = len(ends)
+        edges = torch.tensor(ends[:-1], device=self.cols.device)
+        bags = self.rows * parts + torch.bucketize(self.cols, edges, right=True)
+        starts = _starts(torch.bincount(bags, minlength=(len(self.row_starts) - 1) * parts))
+        return replace(self, rows=bags, row_starts=starts)
+
 
 def _starts(counts: Tensor) -> Tensor:
     return F.pad(counts.cumsum(0), (1, 0))
@@ -87,6 +98,14 @@ def largest_positive(a: Tensor, n_keep: int, guess: float = 0.0) -> tuple[Tensor
         return candidates, values.min().item()
     smallest = values.kthvalue(len(values) - n_keep + 1).values
     return candidates[values >= smallest], smallest.item()
+
+
+def largest_per_row(a: Tensor, k: int) -> Tensor:
+    """The flat ascending positions of the k largest elements of each row of ``a [B, F]``, those above 0 only."""
+    n_rows, width = a.shape
+    cols = a.topk(min(k, width), dim=1, sorted=False).indices.sort(dim=1).values
+    flat = (cols + torch.arange(n_rows, device=a.device).unsqueeze(1) * width).flatten()
+    return flat[a.flatten()[flat] > 0]
 
 
 def _weighted_sums(table: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
