@@ -32,14 +32,14 @@ def test_the_matching_is_the_best_of_all(n: int, more: int, seed: int, tied: boo
     found = best_matching(scores)
     assert len(set(found.tolist())) == n
     best = max(sum(scores[i, c] for i, c in enumerate(columns)) for columns in permutations(range(n + more), n))
-    assert scores[range(n), found].sum() == pytest.approx(best, abs=1e-9)
+    assert scores[np.arange(n), found].sum() == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (30, 50), (1, 7)])
 def test_the_matching_is_as_good_as_scipys(shape: tuple[int, int]) -> None:
     scores = np.random.default_rng(0).normal(size=shape) ** 3
     rows, columns = linear_sum_assignment(scores, maximize=True)
-    assert scores[range(len(scores)), best_matching(scores)].sum() == pytest.approx(scores[rows, columns].sum())
+    assert scores[np.arange(len(scores)), best_matching(scores)].sum() == pytest.approx(scores[rows, columns].sum())
 
 
 def test_stability_does_not_depend_on_order_or_length() -> None:
