@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from canvas.masks import Mask
 from canvas.painting import Layer, Mode
@@ -107,7 +106,7 @@ class BlockEdits:
             if parts.replaced is not None:
                 delta = delta - parts.replaced * x
             if parts.scaled is not None:
-                delta = delta + (_codes(self.sae, x, parts.features) * parts.scaled) @ self.sae.W_dec[parts.features]
+                delta = delta + (self.sae.encode(x, parts.features) * parts.scaled) @ self.sae.W_dec[parts.features]
         return delta.transpose(1, 2).unflatten(2, (height, width)).to(device=o.device, dtype=o.dtype)
 
     def _prepare(self, active: Sequence[int], height: int, width: int) -> _Parts:
@@ -151,12 +150,6 @@ class _Parts:
     """``[P, n]``: coverage · (s − 1) of each scaled feature."""
     features: Tensor
     """``[n]``: the scaled features."""
-
-
-def _codes(sae: SAE, x: Tensor, features: Tensor) -> Tensor:
-    """``sae.encode(x)[..., features]`` without computing the other features; x is ``[..., d]``."""
-    a = F.linear(x - sae.b_dec, sae.W_enc[features], sae.b_enc[features]).relu()
-    return a * (a > sae.threshold)
 
 
 @contextmanager
