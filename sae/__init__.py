@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sae.activations import Reservoir, block_module, block_names, harvest, record, shuffled
     from sae.atlas import Atlas, FeatureInfo
     from sae.config import TrainConfig
-    from sae.formats import load
+    from sae.formats import detect, load, save_saelens, save_sparsify
     from sae.labels import FeatureLabels, label_features
     from sae.metrics import evaluate, feature_concept_scores, feature_stats
     from sae.model import SAE, SAEConfig
@@ -33,6 +33,7 @@ __all__ = [
     "TrainConfig",
     "block_module",
     "block_names",
+    "detect",
     "evaluate",
     "feature_concept_scores",
     "feature_stats",
@@ -40,11 +41,13 @@ __all__ = [
     "label_features",
     "load",
     "record",
+    "save_saelens",
+    "save_sparsify",
     "shuffled",
 ]
 
 _AT_FIRST_USE = {
-    "load": "sae.formats",
+    **dict.fromkeys(("detect", "load", "save_saelens", "save_sparsify"), "sae.formats"),
     **dict.fromkeys(("SAE", "SAEConfig"), "sae.model"),
     **dict.fromkeys(("Reservoir", "block_module", "block_names", "harvest", "record", "shuffled"), "sae.activations"),
     **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
