@@ -1,0 +1,172 @@
+"""Measuring a dictionary inside its model, on scenes whose content is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae.activations import record
+from sae.concept_metrics import concept_table
+from sae.denoising import Denoiser, Noised, Prepared
+from sae.errors import FeaturebrushError
+from sae.metrics import Measures, density_histogram, feature_stats
+from sae.model import SAE
+from sae.pipelines import Pipeline
+from sae.report import Report
+from sae.sources import Scenes
+from sae.splice import Losses, PictureChange, picture_change, splice_losses
+
+COVERED = 0.3
+"""A position of the grid shows a concept if this share of its pixels does."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """On what to measure inside the model. Refuses illegal values with `FeaturebrushError`."""
+
+    scenes: str = "world"
+    """The source's name, as `sae.sources.open_scenes` knows it."""
+    first: int = 23_000_000
+    """Number of the first scene; the default is past what training and labelling the embedded model use."""
+    count: int = 400
+    """Scenes for the activations' measures and the concepts."""
+    steps: int = 8
+    """Of the sampler, whose noise levels are used."""
+    guidance: float = 1.0
+    """Of the pictures; everything else is measured without guidance."""
+    size: int | None = None
+    """Height and width in pixels; the model's own if None."""
+    per_scene: int = 2
+    """Noise levels at which each scene is seen; batch after batch they go round through all of them."""
+    loss_scenes: int = 64
+    """Scenes, the first ones, for the loss recovered."""
+    pictures: int = 16
+    """Pictures sampled with and without the SAE, with the captions of the first scenes."""
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        least = {"first": 0, "count": 2, "steps": 1, "per_scene": 1, "loss_scenes": 1, "pictures": 1, "batch": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < bound:
+                raise FeaturebrushError(f"{name} must be a whole number of at least {bound}, not {value!r}")
+        if type(self.guidance) not in (int, float) or not 0 <= self.guidance < float("inf"):
+            raise FeaturebrushError(f"guidance must be a number of 0 or more, not {self.guidance!r}")
+        if self.size is not None and (type(self.size) is not int or self.size < 8 or self.size % 8):
+            raise FeaturebrushError(f"size must be a multiple of 8 pixels, not {self.size!r}")
+
+
+def in_model(sae: SAE, pipeline: Pipeline, scenes: Scenes, cfg: EvalConfig) -> Report:
+    """All the measures, inside the model, on scenes that are known.
+
+    The activations' measures are taken at all of the sampler's noise levels, the concepts at the less noisy half of
+    them, where it is settled what stands where; every second scene scores what the others chose.
+    """
+    bench = _Bench(sae, Denoiser(pipeline, cfg.steps, cfg.size), scenes, cfg)
+    measures = Measures(sae)
+    table = None
+    with TemporaryDirectory(prefix="featurebrush-eval-") as place:
+        clear = Kept(Path(place))
+        sae = sae.with_statistics(*feature_stats(sae, bench.harvested(measures, clear))[:3])
+        if scenes.concepts:
+            table = concept_table(sae, clear, scenes.concepts)
+    return Report(
+        sae.cfg,
+        measures.result(),
+        tuple(measures.channels().tolist()),
+        density_histogram(sae.density),
+        losses=bench.losses(measures.mean),
+        pictures=bench.pictures(),
+        table=table,
+        measured_on=asdict(cfg),
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """An SAE in its model, and scenes to show it."""
+
+    sae: SAE
+    denoiser: Denoiser
+    scenes: Scenes
+    cfg: EvalConfig
+
+    def harvested(self, measures: Measures, clear: Kept) -> Iterator[Tensor]:
+        """Yield the activations of each batch and level, measured; put those for the concepts into ``clear``."""
+        levels = self.denoiser.levels
+        first = self.cfg.first
+        for number, batch in enumerate(self.scenes.batches(first, self.cfg.count, self.cfg.batch)):
+            prepared = self.denoiser.prepare(batch, first)
+            first += len(batch.captions)
+            for level in self._levels(number):
+                found = self._activations(prepared, level)
+                measures.add(found)
+                yield found
+            if not self.scenes.concepts:
+                continue
+            found = self._activations(prepared, levels // 2 + number % (levels - levels // 2))
+            clear.add(found, on_grid(batch.masks, found.shape[1], found.shape[2]))
+
+    def losses(self, mean: Tensor) -> Losses:
+        """The denoising loss with the SAE, nothing, or the mean ``[d]`` in the place of what the block does."""
+        denoiser = self.denoiser
+        return splice_losses(denoiser.unet, self.sae, self._noised(), denoiser.loss, mean)
+
+    def pictures(self) -> PictureChange:
+        """Sampled pictures with and without the SAE, with the captions of the first scenes."""
+        cfg, denoiser = self.cfg, self.denoiser
+        captions = [batch.captions for batch in self.scenes.batches(cfg.first, cfg.pictures, cfg.batch)]
+        seeds = [range(i * cfg.batch, i * cfg.batch + len(said)) for i, said in enumerate(captions)]
+        cases = list(zip(captions, seeds, strict=True))
+        return picture_change(denoiser.unet, self.sae, cases, lambda case: denoiser.render(*case, cfg.guidance))
+
+    def _levels(self, number: int) -> list[int]:
+        """The noise levels at which batch ``number`` is seen."""
+        per_scene = self.cfg.per_scene
+        return [level % self.denoiser.levels for level in range(number * per_scene, (number + 1) * per_scene)]
+
+    def _activations(self, prepared: Prepared, level: int) -> Tensor:
+        """``[n, H, W, d]``"""
+        block = self.sae.cfg.block
+        with record(self.denoiser.unet, [block], self.sae.cfg.site) as seen:
+            self.denoiser.predict(self.denoiser.noised(prepared, level))
+        return seen[block][0]
+
+    def _noised(self) -> Iterator[Noised]:
+        first = self.cfg.first
+        for number, batch in enumerate(self.scenes.batches(first, self.cfg.loss_scenes, self.cfg.batch)):
+            prepared = self.denoiser.prepare(batch, first)
+            first += len(batch.captions)
+            for level in self._levels(number):
+                yield self.denoiser.noised(prepared, level)
+
+
+def on_grid(masks: Tensor, height: int, width: int) -> Tensor:
+    """Which positions of the grid show which concepts: bool ``[n, C, h, w]`` to bool ``[n, height, width, C]``."""
+    share = F.adaptive_avg_pool2d(masks.float(), (height, width))
+    return (share >= COVERED).permute(0, 2, 3, 1)
+
+
+class Kept:
+    """Activations and masks kept on disk, so that they can be gone through several times in the memory of a batch."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._count = 0
+
+    def add(self, activations: Tensor, masks: Tensor) -> None:
+        """Keep a batch ``[B, H, W, d]`` and ``[B, H, W, C]``."""
+        tensors = {"activations": activations.cpu().contiguous(), "masks": masks.cpu().contiguous()}
+        save_file(tensors, self._folder / f"{self._count}.safetensors")
+        self._count += 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(self._count):
+            tensors = load_file(self._folder / f"{number}.safetensors")
+            yield tensors["activations"], tensors["masks"]

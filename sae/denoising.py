@@ -1,0 +1,117 @@
+"""Scenes under the noise that the sampler meets: what the U-Net is asked there, and how wrong its answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae.errors import FeaturebrushError, unknown
+from sae.pipelines import Pipeline, default_size, encode_images, schedule, text_conditions
+from sae.shards import seeded
+from sae.sources import SceneBatch
+
+TARGETS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of scenes as the U-Net knows them, without noise."""
+
+    first: int
+    """Number of the first scene; those after it follow without gaps."""
+    latents: Tensor
+    """``[n, c, h, w]``, scaled."""
+    conditions: dict[str, Any]
+    """The U-Net's further arguments."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch at one noise level, with all that the U-Net is given."""
+
+    inputs: Tensor
+    """``[n, c, h, w]``: noisy latents, scaled as the scheduler wants them."""
+    timestep: Tensor
+    """``[]``"""
+    target: Tensor
+    """``[n, c, h, w]``: what the U-Net should answer, by the scheduler's type of prediction."""
+    conditions: dict[str, Any]
+
+
+class Denoiser:
+    """Asks a pipeline's U-Net what it is asked while sampling, of pictures that are known. Changes nothing of it.
+
+    Parameters: ``steps`` are those of the sampler, whose noise levels are used; ``size`` is that of the pictures, the
+    model's own if None.
+    """
+
+    def __init__(self, pipeline: Pipeline, steps: int, size: int | None = None):
+        if type(steps) is not int or steps < 1:
+            raise FeaturebrushError(f"steps must be a whole number of at least 1, not {steps!r}")
+        self.steps, self.size = steps, size or default_size(pipeline)
+        self._pipe: Any = pipeline
+        self._scheduler = schedule(pipeline, steps)
+        self._kind = self._scheduler.config.get("prediction_type", "epsilon")
+        if self._kind not in TARGETS:
+            raise unknown("prediction type", self._kind, TARGETS)
+
+    @property
+    def unet(self) -> Any:
+        """The U-Net that is asked."""
+        return self._pipe.unet
+
+    @property
+    def levels(self) -> int:
+        """How many noise levels the sampler meets; 0 is the noisiest."""
+        return len(self._scheduler.timesteps)
+
+    def prepare(self, scenes: SceneBatch, first: int) -> Prepared:
+        """Encode scenes, of which the first has the number ``first``, with their captions and without guidance."""
+        images = scenes.images
+        if images.shape[2:] != (self.size, self.size):
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        conditions = text_conditions(self._pipe, scenes.captions, self.size)
+        return Prepared(first, encode_images(self._pipe, images), conditions)
+
+    def noised(self, scenes: Prepared, level: int) -> Noised:
+        """Add the noise of ``level``: for one scene and level always the same."""
+        scheduler, latents = self._scheduler, scenes.latents
+        scheduler.set_timesteps(self.steps, device=self._pipe.device)  # forgets where the level before was
+        timestep = scheduler.timesteps[level]
+        numbers = range(scenes.first, scenes.first + len(latents))
+        drawn = [torch.randn(latents.shape[1:], generator=seeded("measured noise", n, level)) for n in numbers]
+        noise, times = torch.stack(drawn).to(latents), timestep.repeat(len(latents))
+        inputs = scheduler.scale_model_input(scheduler.add_noise(latents, noise, times), timestep)
+        if self._kind == "epsilon":
+            target = noise
+        else:
+            target = latents if self._kind == "sample" else scheduler.get_velocity(latents, noise, times)
+        return Noised(inputs, timestep, target, scenes.conditions)
+
+    @torch.no_grad()
+    def predict(self, noised: Noised) -> Tensor:
+        """What the U-Net answers, ``[n, c, h, w]``."""
+        return self.unet(noised.inputs, noised.timestep, return_dict=False, **noised.conditions)[0]
+
+    def loss(self, noised: Noised) -> Tensor:
+        """Mean squared error ``[n]`` of the answer, in the units of what is predicted, without weights by level."""
+        return (self.predict(noised) - noised.target).float().square().mean((1, 2, 3))
+
+    @torch.no_grad()
+    def render(self, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> Tensor:
+        """The sampler's pictures ``[n, 3, h, w]`` on the CPU, 0..1, the same for the same seeds."""
+        pictures = self._pipe(
+            prompt=list(captions),
+            num_inference_steps=self.steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            height=self.size,
+            width=self.size,
+            output_type="pt",
+        ).images
+        return pictures.float().cpu()
