@@ -8,7 +8,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae import FeaturebrushError, Reservoir, block_module, block_names, harvest, record, shuffled
+from sae import FeaturebrushError, Reservoir, block_module, block_names, record, shuffled
+from sae.activations import harvest
 
 
 @pytest.fixture(scope="module")

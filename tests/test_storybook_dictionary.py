@@ -110,4 +110,7 @@ def test_nothing_but_the_storybook_needs_the_renderer():
         *(root / "canvas" / "ui").glob("*.py"),
     ]:
         text = path.read_text(encoding="utf-8")
+        if path.name == "sources.py":
+            # The one place that names the world, to import it when asked for it: see docs/decisions.md.
+            text = text.replace('SOURCES = {"world": "canvas.storybook.scenes"}', "")
         assert "skia" not in text and "canvas.storybook" not in text, path
