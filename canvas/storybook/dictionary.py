@@ -166,6 +166,8 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         out = folder / "sae" / block
         sae.save(out, half=True)
         Atlas.of(sae, labels).save(out)
+        vectors = {name: [float(f"{v:.4g}") for v in raw.of(name).tolist()] for name in cosines}
+        (out / "differences.json").write_text(json.dumps(vectors, separators=(",", ":")) + "\n")
         export.write_provenance(out, command, 0, metrics)
     (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
     write_settings(folder)
