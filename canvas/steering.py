@@ -14,7 +14,7 @@ and never pass through a decode of all codes: what the SAE does not explain of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,18 @@ def brush_vector(sae: SAE, features: FeatureSet) -> Tensor:
         )
     weights = torch.tensor(features.weights, device=sae.W_dec.device, dtype=sae.W_dec.dtype)
     return (weights * sae.mean[index]) @ sae.W_dec[index]
+
+
+def reach(edits: Iterable[Edit], height: int, width: int) -> Tensor:
+    """How far edits may be felt: ``[1, 1, height, width]``, 1 under their masks and about one cell of a 16×16 grid
+    around them, falling to 0 over another.
+    """
+    covered = np.zeros((height, width), np.float32)
+    for edit in edits:
+        covered = np.maximum(covered, edit.mask.coverage(height, width))
+    cell = max(1, height // 16)
+    grown = F.max_pool2d(torch.from_numpy(covered)[None, None], 2 * cell + 1, 1, cell)
+    return F.avg_pool2d(grown, 2 * cell + 1, 1, cell, count_include_pad=False)
 
 
 class BlockEdits:

@@ -92,10 +92,7 @@ def test_names_and_synonyms_find_one_concept(painter):
             assert names.find(synonym)
 
 
-LEAKS = pytest.mark.xfail(reason="the young model's moon brings night with it: as much changes outside as inside")
-
-
-@pytest.mark.parametrize("concept", ["castle", "tree", pytest.param("moon", marks=LEAKS)])
+@pytest.mark.parametrize("concept", ["castle", "tree", "pine", "balloon"])
 def test_a_stroke_changes_its_place_more_than_the_rest(painter, concept):
     mask = Mask.disc(0.5, 0.5, 0.16)
     plain = Painting(seed=12)

@@ -12,7 +12,9 @@ from random import Random
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from scipy.optimize import nnls
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from canvas.storybook import export, icons
@@ -91,19 +93,39 @@ def observe(
                 yield Seen({block: calls[0].cpu() for block, calls in recorded.items()}, masks, picks)
 
 
+def closest_features(sae: SAE, direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """At most ``size`` live features [n] and amounts [n] ≥ 0 of their directions whose sum is closest to ``direction``.
+
+    Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad, 1993) with non-negative least squares at each step.
+    """
+    wanted = F.normalize(direction.double().cpu(), dim=0)
+    directions = sae.W_dec.double().cpu()
+    open_to = (sae.density > 0).cpu()
+    chosen: list[int] = []
+    amounts = np.zeros(0)
+    for _ in range(size):
+        left = wanted - torch.from_numpy(amounts) @ directions[chosen]
+        fit = (directions @ left).masked_fill(~open_to, -torch.inf)
+        best = int(fit.argmax())
+        if fit[best] <= 1e-6:
+            break
+        chosen.append(best)
+        open_to[best] = False
+        amounts, _ = nnls(directions[chosen].T.numpy(), wanted.numpy())
+    used = [i for i, amount in enumerate(amounts) if amount > 1e-6]
+    return torch.tensor([chosen[i] for i in used], dtype=torch.long), torch.from_numpy(amounts[used])
+
+
 def concept_entry(
     concept: str, block: str, sae: SAE, difference: Tensor, size: int, length: float, score: float
 ) -> dict[str, object]:
-    """The concept as its ``size`` features of largest positive difference, in units of the features' means.
+    """The concept as the at most ``size`` features that come closest to ``difference`` [d], what its presence makes.
 
-    Their proportions are those of the difference; together, at strength 1, they add a vector of ``length``.
+    Weights are in units of the features' means; at strength 1 they add a vector of ``length``.
     """
-    top = difference.clamp_min(0).topk(size)
-    keep = top.values > 0.02 * top.values[0]
-    features = top.indices[keep]
-    vector = top.values[keep] @ sae.W_dec.double().cpu()[features]
-    scale = length / vector.norm().clamp_min(1e-12)
-    weights = scale * top.values[keep] / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    features, amounts = closest_features(sae, difference, size)
+    vector = amounts @ sae.W_dec.double().cpu()[features]
+    weights = length / vector.norm().clamp_min(1e-12) * amounts / sae.mean.double().cpu()[features].clamp_min(1e-6)
     group = next(name for name, names in GROUPS.items() if concept in names)
     return {
         "name": concept,
@@ -138,9 +160,8 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         samples = torch.cat([s.updates[block] for s in held_out])
         sae = sae.with_statistics(*feature_stats(sae, [samples.flatten(0, 2)])[:3])
         labels = label_features(sae, [(s.updates[block], s.masks) for s in clear], CONCEPTS)
-        differences, raw = Differences(sae.cfg.n_features), Differences(sae.cfg.d_in)
+        raw = Differences(sae.cfg.d_in)
         for s in held_out:
-            differences.add(sae.encode(s.updates[block]), s.masks)
             raw.add(s.updates[block], s.masks)
         cosines = {}
         # as long as the strokes that the generator was trained with: see generator.Palette
@@ -155,9 +176,8 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         metrics["best_feature_f1"] = {name: round(score, 3) for name, score in best.items()}
         for concept in CONCEPTS:
             if (block == LATE) == (concept in GROUPS["style"]):
-                difference = differences.of(concept)
                 score = best.get(concept, 0.0)
-                entry = concept_entry(concept, block, sae, difference, cfg.concept_features, length, score)
+                entry = concept_entry(concept, block, sae, raw.of(concept), cfg.concept_features, length, score)
                 concepts[concept] = entry
                 features = torch.tensor(entry["features"])
                 vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
@@ -166,6 +186,8 @@ def make(folder: Path, minutes: float, device: str, command: str, cfg: Dictionar
         out = folder / "sae" / block
         sae.save(out, half=True)
         Atlas.of(sae, labels).save(out)
+        vectors = {name: [float(f"{v:.4g}") for v in raw.of(name).tolist()] for name in cosines}
+        (out / "differences.json").write_text(json.dumps(vectors, separators=(",", ":")) + "\n")
         export.write_provenance(out, command, 0, metrics)
     (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
     write_settings(folder)
