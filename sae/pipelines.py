@@ -53,7 +53,7 @@ def load_pipeline(
             str(model),
             local_files_only=not download,
             use_safetensors=True,
-            dtype=dtype,
+            dtype={"default": dtype, "vae": torch.float32},
             **(checker if name == "StableDiffusionPipeline" else {}),
         )
     except _LOADING as error:
@@ -64,7 +64,6 @@ def load_pipeline(
         raise FeaturebrushError(
             f"the device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'"
         ) from error
-    pipeline.vae.to(torch.float32)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)

@@ -395,6 +395,15 @@ def test_pipelines_that_cannot_be_loaded_are_refused(model_folder: Path, tmp_pat
         load_pipeline(model_folder, "gpu")
 
 
+def test_half_precision_models_keep_a_whole_vae(xl_folder: Path) -> None:
+    half = load_pipeline(xl_folder, dtype=torch.float16)
+    parts = (half.unet, half.text_encoder, half.text_encoder_2, half.vae)
+    assert [part.dtype for part in parts] == [torch.float16] * 3 + [torch.float32]
+    for source in (PROMPTS, Noise()):
+        seen = next(observed(half, source, replace(CFG, guidance=2.0), range(2)))
+        assert all(v.dtype == torch.float32 and v.isfinite().all() for v in seen.activations.values())
+
+
 def test_the_world_is_a_source_of_scenes() -> None:
     world = open_scenes("world")
     whole = list(world.batches(5, 5, 5))
