@@ -123,13 +123,11 @@ class Examples:
 
     def _cut(self, pictures: Tensor, features: Tensor, of: Tensor) -> None:
         """Make the icons of ``features [n]`` from the pictures numbered ``of [n]``."""
-        height, width = pictures.shape[2:]
-        tall, wide = max(1, round(height * ICON_SHARE)), max(1, round(width * ICON_SHARE))
+        side = round(ICON / ICON_SHARE)
+        small = F.interpolate(pictures.float(), (side, side), mode="bilinear", antialias=True)
+        pixels = ((small.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         row, column = self.place[0, features] // self.grid[1], self.place[0, features] % self.grid[1]
-        top = ((row + 0.5) / self.grid[0] * height - tall / 2).round().long().clamp(0, height - tall)
-        left = ((column + 0.5) / self.grid[1] * width - wide / 2).round().long().clamp(0, width - wide)
-        for part in torch.arange(len(features)).split(256):
-            places = zip(of[part].tolist(), top[part].tolist(), left[part].tolist(), strict=True)
-            cut = torch.stack([pictures[i, :, y : y + tall, x : x + wide] for i, y, x in places]).float()
-            small = F.interpolate(cut, (ICON, ICON), mode="bilinear", antialias=True)
-            self.icons[features[part]] = ((small.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        top = ((row + 0.5) / self.grid[0] * side - ICON / 2).round().long().clamp(0, side - ICON)
+        left = ((column + 0.5) / self.grid[1] * side - ICON / 2).round().long().clamp(0, side - ICON)
+        windows = pixels.unfold(2, ICON, 1).unfold(3, ICON, 1)
+        self.icons[features] = windows[of, :, top, left]

@@ -130,7 +130,9 @@ class Report:
 def _shown(value: float | int | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 720, 180, 48, 20

@@ -101,8 +101,8 @@ def test_icons_are_cut_around_the_peak() -> None:
     u, pictures = torch.full((2, GRID, GRID, 3), -1.0), torch.full((2, 3, 64, 64), -1.0)
     u[0, 1, 1, 0] = 1.0  # at the upper left of picture 0, which is red there
     u[1, 6, 6, 1] = 1.0  # at the lower right of picture 1, which is green there
-    pictures[0, 0, :32, :32] = 1
-    pictures[1, 1, 32:, 32:] = 1
+    pictures[0, 0, :40, :40] = 1
+    pictures[1, 1, 24:, 24:] = 1
     built = build_atlas(identity_sae(3), [(u, pictures)])
     assert built.sheet is not None and [built.table[f].icon for f in range(3)] == [0, 1, None]
     red, green = (np.asarray(icon_of(built.sheet, n)) for n in (0, 1))

@@ -176,6 +176,14 @@ def test_ssim_is_its_definition() -> None:
     assert ssim(a, b).tolist() == pytest.approx(slow)
 
 
+def test_ssim_is_scikit_images() -> None:
+    """The value is what scikit-image 0.26 says of the same two pictures."""
+    y, x = torch.meshgrid(torch.arange(24), torch.arange(20), indexing="ij")
+    a = ((3 * x + 5 * y) % 32).double() / 31
+    b = (0.8 * a + 0.1 * ((x // 4) % 2).double()).clamp(0, 1)
+    assert ssim(a[None, None], b[None, None]).item() == pytest.approx(0.9559196296434144, abs=1e-12)
+
+
 @given(p=st.floats(0, 1), q=st.floats(0, 1))
 def test_ssim_of_even_pictures_compares_their_brightness(p: float, q: float) -> None:
     a, b = torch.full((1, 3, 11, 11), p), torch.full((1, 3, 11, 11), q)
