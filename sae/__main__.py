@@ -12,7 +12,9 @@ from sae.errors import FeaturebrushError
 COMMANDS = {
     "harvest": ("sae.harvest_cli", "record what a model's blocks do, into shards"),
     "train": ("sae.training_cli", "train SAEs on shards"),
-    "eval": ("sae.evaluation", "measure an SAE on activations"),
+    "eval": ("sae.evaluation", "measure an SAE on activations, or inside its model"),
+    "atlas": ("sae.atlas_cli", "examples, neighbours, map and icons of every feature of an SAE"),
+    "label": ("sae.label_cli", "label the features of an SAE, and score the labels"),
 }
 """Command -> (module, what it does). A module has ``add_arguments(parser)`` and ``run(options)``."""
 

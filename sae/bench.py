@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
-from sae.activations import record
 from sae.concept_metrics import concept_table
-from sae.denoising import Denoiser, Noised, Prepared
+from sae.denoising import Denoiser, Noised, clear_level, grid_masks, look
 from sae.errors import FeaturebrushError
 from sae.metrics import Measures, density_histogram, feature_stats
 from sae.model import SAE
@@ -21,9 +20,6 @@ from sae.pipelines import Pipeline
 from sae.report import Report
 from sae.sources import Scenes
 from sae.splice import Losses, PictureChange, picture_change, splice_losses
-
-COVERED = 0.3
-"""A position of the grid shows a concept if this share of its pixels does."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +95,20 @@ class _Bench:
 
     def harvested(self, measures: Measures, clear: Kept) -> Iterator[Tensor]:
         """Yield the activations of each batch and level, measured; put those for the concepts into ``clear``."""
-        levels = self.denoiser.levels
-        first = self.cfg.first
-        for number, batch in enumerate(self.scenes.batches(first, self.cfg.count, self.cfg.batch)):
-            prepared = self.denoiser.prepare(batch, first)
-            first += len(batch.captions)
-            for level in self._levels(number):
-                found = self._activations(prepared, level)
+        cfg, block = self.cfg, self.sae.cfg.block
+        numbers = range(cfg.first, cfg.first + cfg.count)
+
+        def levels(number: int) -> list[int]:
+            return [*self._levels(number), clear_level(self.denoiser.levels, number)]
+
+        looks = look(self.denoiser, self.scenes, numbers, cfg.batch, [block], levels, self.sae.cfg.site)
+        for place, seen in zip(cycle(range(cfg.per_scene + 1)), looks, strict=False):
+            found = seen.activations[block]
+            if place < cfg.per_scene:
                 measures.add(found)
                 yield found
-            if not self.scenes.concepts:
-                continue
-            found = self._activations(prepared, levels // 2 + number % (levels - levels // 2))
-            clear.add(found, on_grid(batch.masks, found.shape[1], found.shape[2]))
+            elif self.scenes.concepts:
+                clear.add(found, grid_masks(seen.scenes.masks, found.shape[1], found.shape[2]))
 
     def losses(self, mean: Tensor) -> Losses:
         """The denoising loss with the SAE, nothing, or the mean ``[d]`` in the place of what the block does."""
@@ -131,13 +128,6 @@ class _Bench:
         per_scene = self.cfg.per_scene
         return [level % self.denoiser.levels for level in range(number * per_scene, (number + 1) * per_scene)]
 
-    def _activations(self, prepared: Prepared, level: int) -> Tensor:
-        """``[n, H, W, d]``"""
-        block = self.sae.cfg.block
-        with record(self.denoiser.unet, [block], self.sae.cfg.site) as seen:
-            self.denoiser.predict(self.denoiser.noised(prepared, level))
-        return seen[block][0]
-
     def _noised(self) -> Iterator[Noised]:
         first = self.cfg.first
         for number, batch in enumerate(self.scenes.batches(first, self.cfg.loss_scenes, self.cfg.batch)):
@@ -145,12 +135,6 @@ class _Bench:
             first += len(batch.captions)
             for level in self._levels(number):
                 yield self.denoiser.noised(prepared, level)
-
-
-def on_grid(masks: Tensor, height: int, width: int) -> Tensor:
-    """Which positions of the grid show which concepts: bool ``[n, C, h, w]`` to bool ``[n, height, width, C]``."""
-    share = F.adaptive_avg_pool2d(masks.float(), (height, width))
-    return (share >= COVERED).permute(0, 2, 3, 1)
 
 
 class Kept:

@@ -15,6 +15,7 @@ from sae.errors import FeaturebrushError
 from sae.labels import FeatureLabels, label_features
 from sae.metrics import BINS, BITS
 from sae.model import SAE
+from sae.pursuit import greedy_weights
 
 MATCH = 0.5
 """F1 from which on a feature counts as matching a concept."""
@@ -183,62 +184,6 @@ def _weighted(codes: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     table = codes.new_zeros(codes.shape[1], len(chosen))
     table.scatter_(0, chosen.T, weights.T)
     return codes @ table
-
-
-def greedy_weights(gram: np.ndarray, target: np.ndarray, size: int) -> np.ndarray:
-    """Weights ``w [K]`` ≥ 0, at most ``size`` above 0, that make ``wᵀ G w − 2 wᵀ t`` small: least squares, greedily.
-
-    Parameters: covariances ``gram [K, K]`` of the features and ``target [K]`` of the features with what they are to
-    explain. Each round adds the feature whose correlation with the rest is greatest and fits all weights again
-    (non-negative orthogonal matching pursuit: Bruckstein, Elad & Zibulevsky, IEEE Trans. Inf. Theory 54, 2008); a
-    feature whose weight falls to 0 is dropped.
-    """
-    weights = np.zeros(len(target))
-    deviation = np.sqrt(np.maximum(np.diag(gram), 0))
-    usable = deviation > 1e-9 * max(deviation.max(initial=0.0), 1e-30)
-    start = np.where(usable, target / np.where(usable, deviation, 1), 0).max(initial=0.0)
-    for _ in range(size):
-        rest = target - gram @ weights
-        gain = np.where(usable & (weights == 0), rest / np.where(usable, deviation, 1), 0)
-        best = int(gain.argmax())
-        if gain[best] <= 1e-7 * start:
-            break
-        members = np.flatnonzero(weights > 0)
-        members = np.append(members, best)
-        weights[:] = 0
-        weights[members] = nonnegative_least_squares(gram[np.ix_(members, members)], target[members])
-    return weights
-
-
-def nonnegative_least_squares(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The ``w [n]`` ≥ 0 for which ``wᵀ G w − 2 wᵀ t`` is least, ``gram [n, n]`` positive semidefinite.
-
-    Lawson & Hanson's active sets on the normal equations (Bro & De Jong, J. Chemometrics 11, 1997).
-    """
-    n = len(target)
-    weights, passive = np.zeros(n), np.zeros(n, dtype=bool)
-    tolerance = 1e-10 * np.abs(target).max(initial=0.0)
-    for _ in range(3 * n):
-        gradient = np.where(passive, -np.inf, target - gram @ weights)
-        best = int(gradient.argmax())
-        if gradient[best] <= tolerance:
-            break
-        passive[best] = True
-        while passive.any():
-            inside = np.ix_(passive, passive)
-            solution = np.zeros(n)
-            solution[passive] = np.linalg.lstsq(gram[inside], target[passive], rcond=None)[0]
-            below = passive & (solution <= 0)
-            if not below.any():
-                weights = solution
-                break
-            # Go towards the solution as far as all weights stay above 0; those that reach it leave.
-            gap = weights[below] - solution[below]
-            step = np.divide(weights[below], gap, out=np.zeros_like(gap), where=gap > 0).min()
-            weights = weights + step * (solution - weights)
-            passive &= ~(below & (weights <= 1e-15 * max(1.0, weights.max())))
-            weights[~passive] = 0
-    return weights
 
 
 class RankedHits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sae.activations import record
 from sae.errors import FeaturebrushError, unknown
+from sae.model import Site
 from sae.pipelines import Pipeline, default_size, encode_images, schedule, text_conditions
 from sae.shards import seeded
-from sae.sources import SceneBatch
+from sae.sources import SceneBatch, Scenes
 
 TARGETS = ("epsilon", "v_prediction", "sample")
+COVERED = 0.3
+"""A position of the grid shows a concept if this share of its pixels does."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,53 @@ class Denoiser:
             output_type="pt",
         ).images
         return pictures.float().cpu()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What blocks did in one batch of scenes at one noise level."""
+
+    activations: dict[str, Tensor]
+    """Block -> ``[n, H, W, d]`` float32, on the U-Net's device."""
+    scenes: SceneBatch
+    first: int
+    """Number of the first scene."""
+    level: int
+    """0 is the noisiest."""
+
+
+def look(
+    denoiser: Denoiser,
+    scenes: Scenes,
+    numbers: range,
+    batch: int,
+    blocks: Sequence[str],
+    levels: Callable[[int], Sequence[int]],
+    site: Site = "update",
+) -> Iterator[Seen]:
+    """Run the U-Net on the noised scenes numbered ``numbers``, ``batch`` at a time, and yield what the blocks did.
+
+    ``levels(i)`` says at which noise levels batch i, counted from 0, is seen. No gradients are kept.
+    """
+    first = numbers.start
+    for i, drawn in enumerate(scenes.batches(numbers.start, len(numbers), batch)):
+        prepared = denoiser.prepare(drawn, first)
+        for level in levels(i):
+            with record(denoiser.unet, blocks, site) as recorded:
+                denoiser.predict(denoiser.noised(prepared, level))
+            yield Seen({name: calls[0] for name, calls in recorded.items()}, drawn, first, level)
+        first += len(drawn.captions)
+
+
+def clear_level(levels: int, number: int) -> int:
+    """The level, of the less noisy half, whose turn it is in batch ``number``: there it is settled what is where."""
+    return levels // 2 + number % (levels - levels // 2)
+
+
+def grid_masks(masks: Tensor, height: int, width: int) -> Tensor:
+    """Which positions of the grid show which concepts: bool ``[n, C, h, w]`` to bool ``[n, height, width, C]``.
+
+    A position shows a concept if at least the share `COVERED` of its pixels does.
+    """
+    share = F.adaptive_avg_pool2d(masks.float(), (height, width))
+    return (share >= COVERED).permute(0, 2, 3, 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,43 +22,49 @@ from sae.model import SAE
 from sae.report import Report
 from sae.sources import SOURCES, open_scenes
 
+Config = TypeVar("Config")
+
 MODEL_FILE, SETTINGS_FILE = "model_index.json", "featurebrush.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """An SAE, and either a file of activations or the model that it belongs to."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with cfg.json and sae.safetensors")
+    add_model(parser)
     parser.add_argument(
         "--activations", type=Path, metavar="FILE", help="measure on this safetensors file of activations [..., d]"
     )
     parser.add_argument(
         "--tensor", metavar="NAME", help="which tensor of it; if not given, the SAE's block or the only one there"
     )
-    parser.add_argument(
-        "--model",
-        metavar="FOLDER",
-        help="measure in this diffusers pipeline (default, without --activations: the one in which FOLDER lies)",
-    )
     names = ", ".join(SOURCES)
     parser.add_argument("--scenes", default="world", metavar="NAME", help=f"pictures of known content: {names}")
     parser.add_argument("--first", type=int, metavar="N", help="number of the first scene (default: 23000000)")
     parser.add_argument("--count", type=int, metavar="N", help="how many scenes (default: 400)")
-    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's own, else 8)")
     parser.add_argument("--pictures", type=int, metavar="N", help="how many to sample (default: 16)")
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], metavar="FOLDER", help="SAEs of other seeds: adds stability"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write eval.json and eval.html there")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which SAE, in which model."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of an SAE, in any format that `sae.load` reads")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="the diffusers pipeline around it (default: the one in which FOLDER lies)"
+    )
+    parser.add_argument("--block", default="", metavar="NAME", help="the SAE's block, where its files do not say")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's own, else 8)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
     if options.activations is not None and options.model is not None:
         raise FeaturebrushError("--activations and --model exclude each other: measure on a file or in a model")
-    sae = load(options.folder, options.device)
-    others = [load(folder, options.device) for folder in options.against]
+    sae = load(options.folder, options.device, options.block)
+    others = [load(folder, options.device, options.block) for folder in options.against]
     if options.activations is not None:
         report = on_activations(sae, _activations(options.activations, options.tensor, sae.cfg.block))
     else:
@@ -90,14 +98,22 @@ def _in_model(sae: SAE, options: argparse.Namespace) -> Report:
     from sae.pipelines import load_pipeline
 
     model = options.model or model_of(options.folder)
-    given = {name: getattr(options, name) for name in ("scenes", "first", "count", "steps", "pictures")}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    cfg = EvalConfig(**{**_settings(Path(model)), **chosen})
+    cfg = config_in(model, EvalConfig, options, ("scenes", "first", "count", "steps", "pictures"))
     return in_model(sae, load_pipeline(model, options.device), open_scenes(cfg.scenes), cfg)
 
 
+def config_in(model: str | Path, kind: type[Config], options: argparse.Namespace, names: Sequence[str]) -> Config:
+    """A configuration: what the options named give, else what the model says of itself, else the kind's defaults.
+
+    A model says how many steps it takes, with what guidance, at what size, in its ``featurebrush.json``, if it has one.
+    """
+    given = {name: getattr(options, name) for name in names}
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    settings = {name: value for name, value in _settings(Path(model)).items() if name in known}
+    return kind(**{**settings, **{name: value for name, value in given.items() if value is not None}})
+
+
 def _settings(folder: Path) -> dict[str, Any]:
-    """Steps, guidance and size of the model, as its ``featurebrush.json`` says, if it has one."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return {}

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sae.activations import record, shuffled
+from sae.denoising import Denoiser, look
 from sae.errors import FeaturebrushError, unknown
 from sae.manifest import BlockShape, DType, Manifest, one_grid
 from sae.model import Site
 from sae.pipelines import (
     Pipeline,
     default_size,
-    encode_images,
     is_guided,
     schedule,
     scheduler_digest,
-    text_conditions,
 )
 from sae.shards import POOL, ShardWriter, seeded
-from sae.sources import Scenes
+from sae.sources import Scenes, Source
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 """The two branches; without guidance there is only the first."""
-
-Source: TypeAlias = Sequence[str] | Scenes
-"""Prompts, taken in turn, or scenes."""
 
 SHARD_BYTES = 2**27
 """How large a shard becomes if the number of its images is not given."""
@@ -199,47 +194,14 @@ def noised(
     pipeline: Pipeline, scenes: Scenes, cfg: HarvestConfig, images: range, device: str | torch.device = "cpu"
 ) -> Iterator[Observed]:
     """Add noise of the sampler's own levels to scenes, run the U-Net once for each, and yield each batch and level."""
-    size = cfg.size or default_size(pipeline)
-    scheduler = schedule(pipeline, cfg.steps)
-    levels = _levels(scheduler, cfg)
-    first = images.start
-    for scene in scenes.batches(cfg.seed + images.start, len(images), cfg.batch):
-        batch = range(first, first + len(scene.captions))
-        first = batch.stop
-        latents = encode_images(pipeline, _resized(scene.images, size))
-        conditions = text_conditions(pipeline, scene.captions, size)
-        for level in levels:
-            scheduler.set_timesteps(cfg.steps, device=pipeline.device)  # forgets where the level before was
-            yield _noise(pipeline, scheduler, latents, conditions, cfg, batch, level, device)
-
-
-@torch.no_grad()
-def _noise(
-    pipeline: Pipeline,
-    scheduler: Any,
-    latents: Tensor,
-    conditions: dict[str, Any],
-    cfg: HarvestConfig,
-    images: range,
-    level: int,
-    device: str | torch.device,
-) -> Observed:
-    unet: Any = pipeline.unet
-    t = scheduler.timesteps[level]
-    noise = torch.stack(
-        [torch.randn(latents.shape[1:], generator=seeded("noise", cfg.seed, image, level)) for image in images]
-    )
-    noisy = scheduler.add_noise(latents, noise.to(latents), t.repeat(len(images)))
-    with record(unet, cfg.blocks, cfg.site) as recorded:
-        unet(scheduler.scale_model_input(noisy, t), t, **conditions)
-    origin = torch.tensor([(image, level, CONDITIONAL) for image in images], dtype=torch.int32)
-    return Observed({name: calls[0].to(device) for name, calls in recorded.items()}, origin)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    if images.shape[2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    denoiser = Denoiser(pipeline, cfg.steps, cfg.size)
+    levels = _levels(schedule(pipeline, cfg.steps), cfg)
+    numbers = range(cfg.seed + images.start, cfg.seed + images.stop)
+    for seen in look(denoiser, scenes, numbers, cfg.batch, cfg.blocks, lambda _: levels, cfg.site):
+        count = len(seen.scenes.captions)
+        origin = [(seen.first - cfg.seed + i, seen.level, CONDITIONAL) for i in range(count)]
+        activations = {name: value.to(device) for name, value in seen.activations.items()}
+        yield Observed(activations, torch.tensor(origin, dtype=torch.int32))
 
 
 def _levels(scheduler: Any, cfg: HarvestConfig) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import re
 from decimal import Decimal
@@ -14,12 +13,12 @@ import torch
 from tqdm import tqdm
 
 from sae.errors import FeaturebrushError
-from sae.harvest import HarvestConfig, Source, harvest, manifest_for, vectors_per_image
+from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.manifest import DType
 from sae.model import Site
 from sae.pipelines import load_pipeline
 from sae.shards import ShardWriter
-from sae.sources import SOURCES, open_scenes
+from sae.sources import SOURCES, open_source
 
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         batch=options.batch,
     )
     wanted = whole_number(options.vectors)
-    source, prompts = _source(options.prompts)
+    source, prompts = open_source(options.prompts)
     if prompts in SOURCES and cfg.guidance != 1:
         raise FeaturebrushError(f"scenes are seen without guidance: leave out --guidance {cfg.guidance:g}")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,21 +107,3 @@ def level_numbers(text: str) -> tuple[int, ...]:
             raise FeaturebrushError(f"{text!r} names no steps: write numbers and ranges from 0, as in 0,2,4-7")
         levels.update(range(first, last + 1))
     return tuple(sorted(levels))
-
-
-def _source(name: str) -> tuple[Source, str]:
-    """Prompts or scenes, and what the manifest calls them."""
-    if name in SOURCES:
-        return open_scenes(name), name
-    path = Path(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        scenes = " or ".join(map(repr, SOURCES))
-        raise FeaturebrushError(
-            f"{name!r} cannot be read ({error}): give a text file with a prompt on each line, or {scenes}"
-        ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise FeaturebrushError(f"{name!r} has no prompts: write one on each line")
-    return prompts, f"{path.name} sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -13,9 +13,13 @@ from torch import Tensor
 class Processes(Protocol):
     """A group of processes that run the same program, each on its part of every batch."""
 
-    count: int
-    rank: int
-    """Which of them this is, 0..count − 1."""
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, 0..count − 1."""
+        ...
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of ``value`` over all of them, of the same shape; every one gets it."""
@@ -45,8 +49,8 @@ class Accelerated:
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self.accelerator = accelerator or Accelerator()
-        self.count = self.accelerator.num_processes
-        self.rank = self.accelerator.process_index
+        self.count: int = self.accelerator.num_processes
+        self.rank: int = self.accelerator.process_index
 
     def sum(self, value: Tensor) -> Tensor:
         return value if self.count == 1 else torch.as_tensor(self.accelerator.reduce(value, "sum"))
@@ -55,6 +59,7 @@ class Accelerated:
         if self.count == 1:
             return values
         # Of unequal lengths: pad with NaN, which no value is, and take it out again.
-        padded = self.accelerator.pad_across_processes(values, dim=0, pad_index=float("nan"))
+        padding: Any = float("nan")
+        padded = self.accelerator.pad_across_processes(values, dim=0, pad_index=padding)
         everything = torch.as_tensor(self.accelerator.gather(padded))
         return everything[~everything.isnan()]

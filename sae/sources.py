@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Protocol, TypeAlias, cast
 
 from torch import Tensor
 
@@ -41,6 +43,10 @@ class Scenes(Protocol):
         ...
 
 
+Source: TypeAlias = Sequence[str] | Scenes
+"""Prompts, taken in turn, or scenes."""
+
+
 def open_scenes(name: str) -> Scenes:
     """The source of scenes called ``name``: one of `SOURCES`.
 
@@ -54,3 +60,24 @@ def open_scenes(name: str) -> Scenes:
         raise FeaturebrushError(
             f"the scenes {name!r} cannot be drawn here ({error}): pip install -r requirements-dev.txt"
         ) from error
+
+
+def open_source(name: str) -> tuple[Source, str]:
+    """Scenes by their name, or the prompts in a file, one on each line; and what to call them in a record.
+
+    Raises `FeaturebrushError` for what is neither.
+    """
+    if name in SOURCES:
+        return open_scenes(name), name
+    path = Path(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        scenes = " or ".join(map(repr, SOURCES))
+        raise FeaturebrushError(
+            f"{name!r} cannot be read ({error}): give a text file with a prompt on each line, or {scenes}"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise FeaturebrushError(f"{name!r} has no prompts: write one on each line")
+    return prompts, f"{path.name} sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -17,8 +17,8 @@ from tiny import BLOCKS, CHANNELS, SIZE, build_pipeline, build_sae
 
 from sae import FeaturebrushError
 from sae.__main__ import main
-from sae.bench import EvalConfig, Kept, in_model, on_grid
-from sae.denoising import Denoiser
+from sae.bench import EvalConfig, Kept, in_model
+from sae.denoising import Denoiser, grid_masks
 from sae.evaluation import model_of
 from sae.sources import SOURCES, SceneBatch
 
@@ -161,7 +161,7 @@ def test_a_cell_shows_what_covers_enough_of_it() -> None:
     masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
     masks[0, 0, :4, :4] = True
     masks[0, 1, :1, :4] = True
-    grid = on_grid(masks, 2, 2)
+    grid = grid_masks(masks, 2, 2)
     assert grid.shape == (1, 2, 2, 2) and grid[0, 0, 0].tolist() == [True, False] and grid.sum() == 1
 
 
