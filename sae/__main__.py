@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("sae.evaluation", "measure an SAE on activations, or inside its model"),
     "atlas": ("sae.atlas_cli", "examples, neighbours, map and icons of every feature of an SAE"),
     "label": ("sae.label_cli", "label the features of an SAE, and score the labels"),
+    "concepts": ("sae.concepts_cli", "which of several measured SAEs finds each known concept best"),
 }
 """Command -> (module, what it does). A module has ``add_arguments(parser)`` and ``run(options)``."""
 

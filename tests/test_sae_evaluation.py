@@ -18,6 +18,7 @@ from tiny import BLOCKS, CHANNELS, SIZE, build_pipeline, build_sae
 from sae import FeaturebrushError
 from sae.__main__ import main
 from sae.bench import EvalConfig, Kept, in_model
+from sae.concepts_cli import best_of
 from sae.denoising import Denoiser, grid_masks
 from sae.evaluation import model_of
 from sae.sources import SOURCES, SceneBatch
@@ -77,6 +78,27 @@ def test_everything_is_measured_in_the_model_around(
     assert main(ask(folder)) == 0
     text = capsys.readouterr().out
     assert "loss recovered from zero" in text and "\nsquare" in text
+
+
+def test_concepts_are_looked_up_where_they_are_found_best(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for i, block in enumerate(BLOCKS):
+        assert main(ask(model_folder / "sae" / block, "--out", str(tmp_path / str(i)))) == 0
+        folders.append(tmp_path / str(i))
+    reports = [json.loads((folder / "eval.json").read_text()) for folder in folders]
+    for at, row in enumerate(best_of(reports)):
+        rows = [report["concepts"][at] for report in reports]
+        assert row.f1 == max(one["f1"] for one in rows)
+        assert row.precision == max(one["average_precision"] for one in rows)
+    capsys.readouterr()
+    assert main(["concepts", *map(str, folders)]) == 0
+    said = capsys.readouterr().out
+    assert "of 2 concepts have a single feature" in said and BLOCKS[0] in said
+    (tmp_path / "0" / "eval.json").write_text(json.dumps({**reports[0], "concepts": None}))
+    assert main(["concepts", *map(str, folders)]) == 2
+    assert "same scenes" in capsys.readouterr().err
 
 
 def test_the_same_scenes_give_the_same_report(pipeline: Any) -> None:

@@ -155,7 +155,7 @@ def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp
     painter = Painter.load(folder, "cpu")
     assert painter.blocks == dictionary.BLOCKS
     concepts = {concept.name for concept in painter.concepts}
-    assert 10 < len(concepts) and concepts <= set(CONCEPTS)
+    assert len(concepts) > 10 and concepts <= set(CONCEPTS)
     for block in painter.blocks:
         at = folder / "sae" / block
         assert len(AtlasTable.load(at)) == len(painter.features(block)) == 24
