@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sae.errors import FeaturebrushError, unknown
 
 if TYPE_CHECKING:
-    from sae.activations import Reservoir, block_module, block_names, record, shuffled
+    from sae.activations import block_module, block_names, record, shuffled
     from sae.atlas import Atlas, FeatureInfo
     from sae.config import TrainConfig
     from sae.formats import detect, load, save_saelens, save_sparsify
@@ -32,7 +32,6 @@ __all__ = [
     "FeaturebrushError",
     "HarvestConfig",
     "Progress",
-    "Reservoir",
     "SAEConfig",
     "SceneBatch",
     "Scenes",
@@ -57,7 +56,7 @@ __all__ = [
 _AT_FIRST_USE = {
     **dict.fromkeys(("detect", "load", "save_saelens", "save_sparsify"), "sae.formats"),
     **dict.fromkeys(("SAE", "SAEConfig"), "sae.model"),
-    **dict.fromkeys(("Reservoir", "block_module", "block_names", "record", "shuffled"), "sae.activations"),
+    **dict.fromkeys(("block_module", "block_names", "record", "shuffled"), "sae.activations"),
     **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
     **dict.fromkeys(("FeatureLabels", "label_features"), "sae.labels"),
     **dict.fromkeys(("evaluate", "feature_concept_scores", "feature_stats"), "sae.metrics"),

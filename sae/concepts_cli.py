@@ -64,9 +64,8 @@ def run(options: argparse.Namespace) -> None:
     width = max([len("concept"), *(len(row.concept) for row in best)])
     print(f"{'concept':{width}}  share     F1  {'feature':12}     AP  block")
     for row in sorted(best, key=lambda row: -row.f1):
-        print(
-            f"{row.concept:{width}}  {row.share:5.3f}  {row.f1:5.3f}  {row.feature:12}  {row.precision:5.3f}  {row.block}"
-        )
+        found = f"{row.f1:5.3f}  {row.feature:12}  {row.precision:5.3f}  {row.block}"
+        print(f"{row.concept:{width}}  {row.share:5.3f}  {found}")
     single, several = sum(row.f1 >= MATCH for row in best), sum(row.precision >= FOUND for row in best)
     print(f"\n{single} of {len(best)} concepts have a single feature with F1 of {MATCH} or more,")
     print(f"{several} a concept of a few features with average precision of {FOUND} or more.")

@@ -193,7 +193,7 @@ class _Known:
 
 
 def _concepts(sae: SAE, known: _Known, labels: FeatureLabels, cfg: DictionaryConfig) -> dict[str, dict[str, object]]:
-    """The concepts that are painted at this block: styles late, things early, none between. Unseen ones are left out."""
+    """The concepts that are painted at this block: styles late, things early, none between; those that were seen."""
     # as long as the strokes that the generator was trained with: see generator.Palette
     length = float(known.anywhere.flatten(0, 2).var(0).sum().sqrt())
     score = {b.concept: b.score for b in labels.best}
