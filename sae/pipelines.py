@@ -48,16 +48,21 @@ def load_pipeline(
         raise unknown("pipeline", name, PIPELINES)
     # XL pipelines have no safety checker.
     checker: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, Any] = {
+        "local_files_only": not download,
+        "use_safetensors": True,
+        "dtype": {"default": dtype, "vae": torch.float32},
+        **(checker if name == "StableDiffusionPipeline" else {}),
+    }
+    # Published models often hold their weights twice, or in half precision only.
+    first, second = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
     try:
-        pipeline: Any = PIPELINES[name].from_pretrained(
-            str(model),
-            local_files_only=not download,
-            use_safetensors=True,
-            dtype={"default": dtype, "vae": torch.float32},
-            **(checker if name == "StableDiffusionPipeline" else {}),
-        )
+        pipeline: Any = PIPELINES[name].from_pretrained(str(model), variant=first, **options)
     except _LOADING as error:
-        raise FeaturebrushError(f"{str(model)!r} cannot be loaded as a {name}: {_first_line(error)}") from error
+        try:
+            pipeline = PIPELINES[name].from_pretrained(str(model), variant=second, **options)
+        except _LOADING:
+            raise FeaturebrushError(f"{str(model)!r} cannot be loaded as a {name}: {_first_line(error)}") from error
     try:
         pipeline = pipeline.to(device)
     except (*_LOADING, AssertionError) as error:

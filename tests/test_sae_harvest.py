@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import BLOCKS, CHANNELS, SIZE, build_tokenizer
+from tiny import BLOCKS, CHANNELS, SIZE, build_pipeline, build_tokenizer
 
 from sae import FeaturebrushError, ShardReader, ShardWriter, open_scenes, record
 from sae.__main__ import COMMANDS, main
@@ -378,6 +379,16 @@ def test_levels_and_prompts_that_are_not_there_are_refused(sd) -> None:
     for prompts in ([], "a castle"):
         with pytest.raises(FeaturebrushError, match="prompts must be a list"):
             next(sampled(sd, prompts, CFG, range(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_are_found_in_whichever_precision_they_are_stored(
+    tmp_path: Path, dtype: torch.dtype, variant: str | None
+) -> None:
+    build_pipeline().save_pretrained(tmp_path, variant=variant)
+    loaded: Any = load_pipeline(tmp_path, dtype=dtype)
+    assert loaded.unet.dtype == dtype and loaded.vae.dtype == torch.float32
 
 
 def test_pipelines_that_cannot_be_loaded_are_refused(model_folder: Path, tmp_path: Path) -> None:
