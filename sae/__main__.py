@@ -31,10 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if module is not None:
         module.add_arguments(parsers[given[0]])
     options = parser.parse_args(given)
+    folder = getattr(options, "folder", None)
+    if folder is not None and folder.is_file():
+        options.folder = folder.parent
     try:
         if module is not None:
             module.run(options)
-    except FeaturebrushError as error:
+    except (FeaturebrushError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -30,7 +30,8 @@ VERSION = 1
 TABLE_FILE = "atlas.safetensors"
 SHEET_FILE = "atlas.webp"
 ICONS_A_ROW = 128
-"""In the sheet, which is then 6144 pixels wide; webp's 16,383 pixels of height hold 43,648 icons."""
+"""In the sheet, which is then 6144 pixels wide; webp holds 16,383 pixels of height."""
+MOST_ICONS = ICONS_A_ROW * (16_383 // ICON)
 NEIGHBOURS = 8
 POSITIONAL = 0.75
 """A feature is positional if where it stands in the picture explains this share of its variance or more."""

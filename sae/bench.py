@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -14,11 +14,12 @@ from torch import Tensor
 from sae.concept_metrics import concept_table
 from sae.denoising import Denoiser, Noised, clear_level, grid_masks, look
 from sae.errors import FeaturebrushError
+from sae.gallery import GalleryConfig, gallery
 from sae.metrics import Measures, density_histogram, feature_stats
 from sae.model import SAE
 from sae.pipelines import Pipeline
 from sae.report import Report
-from sae.sources import Scenes
+from sae.sources import Scenes, Source
 from sae.splice import Losses, PictureChange, picture_change, splice_losses
 
 
@@ -26,12 +27,13 @@ from sae.splice import Losses, PictureChange, picture_change, splice_losses
 class EvalConfig:
     """On what to measure inside the model. Refuses illegal values with `FeaturebrushError`."""
 
-    scenes: str = "world"
-    """The source's name, as `sae.sources.open_scenes` knows it."""
+    source: str = "world"
+    """What to call the scenes or prompts."""
     first: int = 23_000_000
-    """Number of the first scene; the default is past what training and labelling the embedded model use."""
+    """Number of the first scene, past what training and labelling the embedded model use; of prompts' pictures, the
+    seed of the first."""
     count: int = 400
-    """Scenes for the activations' measures and the concepts."""
+    """Scenes, or prompts' pictures, for the activations' measures and the concepts."""
     steps: int = 8
     """Of the sampler, whose noise levels are used."""
     guidance: float = 1.0
@@ -58,12 +60,53 @@ class EvalConfig:
             raise FeaturebrushError(f"size must be a multiple of 8 pixels, not {self.size!r}")
 
 
-def in_model(sae: SAE, pipeline: Pipeline, scenes: Scenes, cfg: EvalConfig) -> Report:
-    """All the measures, inside the model, on scenes that are known.
+def in_model(sae: SAE, pipeline: Pipeline, source: Source, cfg: EvalConfig) -> Report:
+    """All the measures, inside the model, on scenes that are known, or on prompts those that need no truth.
 
     The activations' measures are taken at all of the sampler's noise levels, the concepts at the less noisy half of
-    them, where it is settled what stands where; every second scene scores what the others chose.
+    them, where it is settled what stands where; every second scene scores what the others chose. With prompts the
+    activations are those of sampling at that half, and there are neither losses nor concepts.
     """
+    if isinstance(source, Sequence):
+        return _on_prompts(sae, pipeline, source, cfg)
+    return _on_scenes(sae, pipeline, source, cfg)
+
+
+def _on_prompts(sae: SAE, pipeline: Pipeline, prompts: Sequence[str], cfg: EvalConfig) -> Report:
+    denoiser, measures = Denoiser(pipeline, cfg.steps, cfg.size), Measures(sae)
+    seen = gallery(denoiser, prompts, sae, GalleryConfig(cfg.first, cfg.count, cfg.steps, cfg.size, cfg.batch))
+
+    def measured() -> Iterator[Tensor]:
+        for shown in seen:
+            measures.add(shown.activations)
+            yield shown.activations
+
+    density = feature_stats(sae, measured()).density
+    said = [prompts[i % len(prompts)] for i in range(cfg.pictures)]
+    cases = [(said[i : i + cfg.batch], i) for i in range(0, len(said), cfg.batch)]
+    return Report(
+        sae.cfg,
+        measures.result(),
+        tuple(measures.channels().tolist()),
+        density_histogram(density),
+        pictures=_pictures(denoiser, sae, cases, cfg.guidance),
+        measured_on=asdict(cfg),
+    )
+
+
+def _pictures(
+    denoiser: Denoiser, sae: SAE, cases: Sequence[tuple[Sequence[str], int]], guidance: float
+) -> PictureChange:
+    """Sampled pictures with and without the SAE; each case is captions and the seed of the first."""
+
+    def render(case: tuple[Sequence[str], int]) -> Tensor:
+        said, first = case
+        return denoiser.render(said, range(first, first + len(said)), guidance)
+
+    return picture_change(denoiser.unet, sae, cases, render)
+
+
+def _on_scenes(sae: SAE, pipeline: Pipeline, scenes: Scenes, cfg: EvalConfig) -> Report:
     bench = _Bench(sae, Denoiser(pipeline, cfg.steps, cfg.size), scenes, cfg)
     measures = Measures(sae)
     table = None
@@ -118,10 +161,9 @@ class _Bench:
     def pictures(self) -> PictureChange:
         """Sampled pictures with and without the SAE, with the captions of the first scenes."""
         cfg, denoiser = self.cfg, self.denoiser
-        captions = [batch.captions for batch in self.scenes.batches(cfg.first, cfg.pictures, cfg.batch)]
-        seeds = [range(i * cfg.batch, i * cfg.batch + len(said)) for i, said in enumerate(captions)]
-        cases = list(zip(captions, seeds, strict=True))
-        return picture_change(denoiser.unet, self.sae, cases, lambda case: denoiser.render(*case, cfg.guidance))
+        batches = self.scenes.batches(cfg.first, cfg.pictures, cfg.batch)
+        cases = [(batch.captions, i * cfg.batch) for i, batch in enumerate(batches)]
+        return _pictures(denoiser, self.sae, cases, cfg.guidance)
 
     def _levels(self, number: int) -> list[int]:
         """The noise levels at which batch ``number`` is seen."""

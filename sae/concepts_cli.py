@@ -37,7 +37,8 @@ class Best:
 def best_of(reports: Sequence[dict[str, Any]]) -> list[Best]:
     """Concept by concept the best of several `sae.report.Report.to_dict`, all of the same concepts."""
     named = [[row["concept"] for row in report["concepts"] or ()] for report in reports]
-    if not named[0] or any(names != named[0] for names in named):
+    seen = [{name: report["measured_on"][name] for name in ("source", "first", "count", "steps")} for report in reports]
+    if not named[0] or any(names != named[0] for names in named) or any(one != seen[0] for one in seen):
         raise FeaturebrushError("the reports are of no concepts or of different ones: measure all on the same scenes")
     tables = [[(report["sae"]["block"], row) for row in report["concepts"]] for report in reports]
     found = []

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sae.activations import record
 from sae.errors import FeaturebrushError, unknown
 from sae.model import Site
-from sae.pipelines import Pipeline, default_size, encode_images, schedule, text_conditions
+from sae.pipelines import Pipeline, decode_latents, default_size, encode_images, schedule, text_conditions
 from sae.shards import seeded
 from sae.sources import SceneBatch, Scenes
 
@@ -42,8 +42,10 @@ class Noised:
     """``[n, c, h, w]``: noisy latents, scaled as the scheduler wants them."""
     timestep: Tensor
     """``[]``"""
-    target: Tensor
-    """``[n, c, h, w]``: what the U-Net should answer, by the scheduler's type of prediction."""
+    latents: Tensor
+    """``[n, c, h, w]``: without the noise."""
+    noise: Tensor
+    """``[n, c, h, w]``"""
     conditions: dict[str, Any]
 
 
@@ -91,11 +93,15 @@ class Denoiser:
         drawn = [torch.randn(latents.shape[1:], generator=seeded("measured noise", n, level)) for n in numbers]
         noise, times = torch.stack(drawn).to(latents), timestep.repeat(len(latents))
         inputs = scheduler.scale_model_input(scheduler.add_noise(latents, noise, times), timestep)
-        if self._kind == "epsilon":
-            target = noise
-        else:
-            target = latents if self._kind == "sample" else scheduler.get_velocity(latents, noise, times)
-        return Noised(inputs, timestep, target, scenes.conditions)
+        return Noised(inputs, timestep, latents, noise, scenes.conditions)
+
+    def target(self, noised: Noised) -> Tensor:
+        """What the U-Net should answer, ``[n, c, h, w]``, by the scheduler's type of prediction."""
+        if self._kind != "v_prediction":
+            return noised.noise if self._kind == "epsilon" else noised.latents
+        if not hasattr(self._scheduler, "get_velocity"):
+            raise FeaturebrushError(f"{type(self._scheduler).__name__} does not say what velocity the U-Net predicts")
+        return self._scheduler.get_velocity(noised.latents, noised.noise, noised.timestep.repeat(len(noised.latents)))
 
     @torch.no_grad()
     def predict(self, noised: Noised) -> Tensor:
@@ -104,21 +110,21 @@ class Denoiser:
 
     def loss(self, noised: Noised) -> Tensor:
         """Mean squared error ``[n]`` of the answer, in the units of what is predicted, without weights by level."""
-        return (self.predict(noised) - noised.target).float().square().mean((1, 2, 3))
+        return (self.predict(noised) - self.target(noised)).float().square().mean((1, 2, 3))
 
     @torch.no_grad()
     def render(self, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> Tensor:
         """The sampler's pictures ``[n, 3, h, w]`` on the CPU, 0..1, the same for the same seeds."""
-        pictures = self._pipe(
+        latents = self._pipe(
             prompt=list(captions),
             num_inference_steps=self.steps,
             guidance_scale=guidance,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             height=self.size,
             width=self.size,
-            output_type="pt",
+            output_type="latent",
         ).images
-        return pictures.float().cpu()
+        return decode_latents(self._pipe, latents).float().cpu()
 
 
 @dataclass(frozen=True)

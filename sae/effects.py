@@ -39,6 +39,8 @@ def effect_icons(
 
     Every picture starts from the noise of ``seed``; there is no guidance. ``progress`` is told how many icons are new.
     """
+    if not features:
+        return torch.zeros(0, 2, 3, ICON, ICON, dtype=torch.uint8)
     directions = sae.W_dec.detach()
     icons = torch.zeros(len(features) * 2, 3, ICON, ICON, dtype=torch.uint8)
     for part in torch.arange(len(icons)).split(batch):

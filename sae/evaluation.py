@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sae.devices import chosen
 from sae.errors import FeaturebrushError, unknown
 from sae.files import read_object
 from sae.formats import load
 from sae.matching import stability
 from sae.metrics import Measures, density_histogram, feature_stats
-from sae.model import SAE
+from sae.model import SAE, Site
 from sae.report import Report
-from sae.sources import SOURCES, open_scenes
+from sae.sources import SOURCES, open_source
+
+if TYPE_CHECKING:
+    from sae.pipelines import Pipeline
 
 Config = TypeVar("Config")
 
@@ -36,10 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensor", metavar="NAME", help="which tensor of it; if not given, the SAE's block or the only one there"
     )
-    names = ", ".join(SOURCES)
-    parser.add_argument("--scenes", default="world", metavar="NAME", help=f"pictures of known content: {names}")
-    parser.add_argument("--first", type=int, metavar="N", help="number of the first scene (default: 23000000)")
-    parser.add_argument("--count", type=int, metavar="N", help="how many scenes (default: 400)")
+    add_pictures(parser, 400)
+    parser.add_argument("--guidance", type=float, help="of the spliced pictures (default: the model's own, else 1)")
     parser.add_argument("--pictures", type=int, metavar="N", help="how many to sample (default: 16)")
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], metavar="FOLDER", help="SAEs of other seeds: adds stability"
@@ -54,17 +55,49 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FOLDER", help="the diffusers pipeline around it (default: the one in which FOLDER lies)"
     )
+    parser.add_argument("--download", action="store_true", help="let a model that is not here come from the hub")
     parser.add_argument("--block", default="", metavar="NAME", help="the SAE's block, where its files do not say")
+    parser.add_argument(
+        "--site", choices=get_args(Site), default="update", help="what the SAE is of, where its files do not say"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's own, else 8)")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--size", type=int, help="height and width of the pictures (default: the model's own)")
+    parser.add_argument("--device", help="where to compute (default: cuda if it is there, else cpu)")
+
+
+def add_pictures(parser: argparse.ArgumentParser, count: int) -> None:
+    """The options that say which pictures to look at."""
+    scenes = " or ".join(map(repr, SOURCES))
+    parser.add_argument(
+        "--prompts", default="world", metavar="FILE", help=f"a prompt on each line, or {scenes} (default: 'world')"
+    )
+    parser.add_argument(
+        "--first", type=int, metavar="N", help="number of the first scene, or seed of the first picture"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help=f"how many pictures (default: {count})")
+
+
+def given_sae(options: argparse.Namespace, folder: Path) -> SAE:
+    """The SAE in ``folder``, where and as the options say."""
+    return load(folder, chosen(options.device), options.block, options.site)
+
+
+def given_model(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that the options name, or the one in which the SAE lies."""
+    # diffusers takes seconds to import, and activations alone do not need it.
+    from sae.pipelines import load_pipeline
+
+    return load_pipeline(options.model or model_of(options.folder), chosen(options.device), download=options.download)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
     if options.activations is not None and options.model is not None:
         raise FeaturebrushError("--activations and --model exclude each other: measure on a file or in a model")
-    sae = load(options.folder, options.device, options.block)
-    others = [load(folder, options.device, options.block) for folder in options.against]
+    sae = given_sae(options, options.folder)
+    others = [given_sae(options, folder) for folder in options.against]
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
     if options.activations is not None:
         report = on_activations(sae, _activations(options.activations, options.tensor, sae.cfg.block))
     else:
@@ -93,23 +126,22 @@ def model_of(folder: Path) -> Path:
 
 
 def _in_model(sae: SAE, options: argparse.Namespace) -> Report:
-    # diffusers takes seconds to import, and activations alone do not need it.
     from sae.bench import EvalConfig, in_model
-    from sae.pipelines import load_pipeline
 
-    model = options.model or model_of(options.folder)
-    cfg = config_in(model, EvalConfig, options, ("scenes", "first", "count", "steps", "pictures"))
-    return in_model(sae, load_pipeline(model, options.device), open_scenes(cfg.scenes), cfg)
+    source, name = open_source(options.prompts)
+    cfg = config_in(EvalConfig, options, source=name)
+    return in_model(sae, given_model(options), source, cfg)
 
 
-def config_in(model: str | Path, kind: type[Config], options: argparse.Namespace, names: Sequence[str]) -> Config:
-    """A configuration: what the options named give, else what the model says of itself, else the kind's defaults.
+def config_in(kind: type[Config], options: argparse.Namespace, **more: Any) -> Config:
+    """A configuration: what the options give, else what the model says of itself, else the kind's defaults.
 
     A model says how many steps it takes, with what guidance, at what size, in its ``featurebrush.json``, if it has one.
     """
-    given = {name: getattr(options, name) for name in names}
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    settings = {name: value for name, value in _settings(Path(model)).items() if name in known}
+    given = {name: value for name, value in {**vars(options), **more}.items() if name in known}
+    model = Path(options.model or model_of(options.folder))
+    settings = {name: value for name, value in _settings(model).items() if name in known}
     return kind(**{**settings, **{name: value for name, value in given.items() if value is not None}})
 
 

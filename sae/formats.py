@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae import foreign
+from sae.devices import usable
 from sae.errors import FeaturebrushError
 from sae.files import read_json, read_object, read_pickled, read_tensors, write_atomically, write_json
 from sae.model import SAE, SAEConfig, Site
@@ -159,7 +160,7 @@ def load(path: str | Path, device: str | torch.device | None = None, block: str 
         sae = SAE(*known.read(config, tensors, block, site))
     except FeaturebrushError as error:
         raise FeaturebrushError(f"{folder}: {error}") from error
-    return sae if device is None else sae.to(device)
+    return sae if device is None else sae.to(usable(device))
 
 
 def _recognised(path: Path) -> tuple[str, Path, dict[str, Any]]:

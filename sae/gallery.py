@@ -76,7 +76,7 @@ def _sampled(denoiser: Denoiser, prompts: Sequence[str], sae: SAE, cfg: GalleryC
     block = sae.cfg.block
     for number, start in enumerate(range(cfg.first, cfg.first + cfg.count, cfg.batch)):
         seeds = range(start, min(start + cfg.batch, cfg.first + cfg.count))
-        said = [prompts[(seed - cfg.first) % len(prompts)] for seed in seeds]
+        said = [prompts[seed % len(prompts)] for seed in seeds]
         with record(denoiser.unet, [block], sae.cfg.site) as recorded:
             images = denoiser.render(said, seeds, 1.0)
         calls = recorded[block]

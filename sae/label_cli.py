@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.atlas import Atlas
-from sae.atlas_cli import add_pictures
+from sae.atlas import ATLAS_FILE, Atlas
 from sae.atlas_table import AtlasTable, build_atlas
 from sae.denoising import Denoiser
+from sae.devices import chosen
 from sae.errors import FeaturebrushError
-from sae.evaluation import add_model, config_in, model_of
-from sae.formats import load
+from sae.evaluation import add_model, add_pictures, config_in, given_model, given_sae
 from sae.gallery import GalleryConfig, Shown, gallery
 from sae.labellers.clip import ClipLabeller
 from sae.labellers.detection import (
@@ -37,7 +36,6 @@ from sae.labellers.prompts import PromptLabeller
 from sae.labellers.vlm import Endpoint, VlmLabeller
 from sae.labels import label_features
 from sae.model import SAE
-from sae.pipelines import load_pipeline
 from sae.sources import Source, open_source
 
 LABELLERS = ("masks", "prompts", "clip", "vlm")
@@ -46,7 +44,7 @@ LABELLERS = ("masks", "prompts", "clip", "vlm")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """An SAE with statistics, the model around it, pictures, and who labels."""
     add_model(parser)
-    add_pictures(parser)
+    add_pictures(parser, 600)
     parser.add_argument(
         "--by", nargs="+", choices=LABELLERS, required=True, help="labellers; each feature takes the best"
     )
@@ -64,18 +62,23 @@ def run(options: argparse.Namespace) -> None:
     Labels are made from one half of the pictures and tried on the other. Only ``--by vlm`` sends anything anywhere:
     pictures, to the endpoint that the environment names.
     """
-    sae = load(options.folder, options.device, options.block)
+    sae = given_sae(options, options.folder)
     if not bool((sae.density > 0).any()):
         raise FeaturebrushError(f"the SAE in {options.folder} has no statistics yet: run `python -m sae atlas` first")
-    model = options.model or model_of(options.folder)
     source, _ = open_source(options.prompts)
     concepts = () if isinstance(source, Sequence) else source.concepts
     if "masks" in options.by and not concepts:
         raise FeaturebrushError(f"the pictures of {options.prompts!r} have no masks: label by something else")
-    labellers = [_labeller(name, options) for name in options.by if name != "masks"]
-    cfg = config_in(model, GalleryConfig, options, ("first", "count", "steps"))
+    cfg = config_in(GalleryConfig, options)
     half = cfg.count // 2
-    denoiser = Denoiser(load_pipeline(model, options.device), cfg.steps, cfg.size)
+    if half < 2:
+        raise FeaturebrushError(f"labels need at least 4 pictures, not {cfg.count}: half of them try the labels")
+    if isinstance(source, Sequence) and len(source) < cfg.count:
+        raise FeaturebrushError(
+            f"{len(source)} prompts are too few for {cfg.count} pictures: those that try the labels need their own"
+        )
+    labellers = [_labeller(name, options) for name in options.by if name != "masks"]
+    denoiser = Denoiser(given_model(options), cfg.steps, cfg.size)
     made_from = _look(sae, denoiser, source, replace(cfg, count=cfg.count - half))
     tried_on = _look(sae, denoiser, source, replace(cfg, first=cfg.first + cfg.count - half, count=half))
     if "masks" in options.by:
@@ -93,7 +96,20 @@ def run(options: argparse.Namespace) -> None:
         mean = f"mean score {sum(scores) / len(scores):.3f}" if scores else "no score"
         print(f"{labeller.name:8} labelled {len(scores)} of {len(features)} features, {mean}")
     if options.save:
-        Atlas.of(sae, best_labels(everything, sae.cfg.n_features)).save(options.folder)
+        new = Atlas.of(sae, best_labels(everything, sae.cfg.n_features))
+        if (options.folder / ATLAS_FILE).is_file():
+            new = _kept(Atlas.load(options.folder), new, set(features))
+        new.save(options.folder)
+
+
+def _kept(old: Atlas, new: Atlas, tried: set[int]) -> Atlas:
+    """``new``, with the labels of ``old`` where none was tried."""
+    if len(old) != len(new):
+        raise FeaturebrushError(f"the atlas there has {len(old)} features, the SAE {len(new)}: make its atlas again")
+    pairs = zip(old, new, strict=True)
+    return Atlas(
+        new.block, tuple(n if n.index in tried else replace(n, label=o.label, score=o.score) for o, n in pairs)
+    )
 
 
 class _Looked(NamedTuple):
@@ -147,5 +163,6 @@ def _labeller(name: str, options: argparse.Namespace) -> Labeller:
         tokenizer = CLIPTokenizer.from_pretrained(options.clip, local_files_only=True)
     except (OSError, ValueError) as error:
         raise FeaturebrushError(f"{options.clip!r} cannot be loaded as a CLIP model: {error}") from error
-    assert isinstance(words, list)
-    return ClipLabeller(clip, tokenizer, words)
+    if not isinstance(words, Sequence):
+        raise FeaturebrushError(f"--words takes a file with a label on each line, not {str(options.words)!r}")
+    return ClipLabeller(clip.to(chosen(options.device)), tokenizer, words)

@@ -14,6 +14,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from torch import Tensor
 
+from sae.devices import usable
 from sae.errors import FeaturebrushError, unknown
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -36,6 +37,7 @@ def load_pipeline(
     float32 whatever ``dtype`` is, as that of SDXL overflows in float16. Raises `FeaturebrushError` for what is neither,
     is no pipeline of `PIPELINES`, or cannot be loaded.
     """
+    target = usable(device)
     try:
         config: Any = DiffusionPipeline.load_config(str(model), local_files_only=not download)
     except _LOADING as error:
@@ -63,12 +65,7 @@ def load_pipeline(
             pipeline = PIPELINES[name].from_pretrained(str(model), variant=second, **options)
         except _LOADING:
             raise FeaturebrushError(f"{str(model)!r} cannot be loaded as a {name}: {_first_line(error)}") from error
-    try:
-        pipeline = pipeline.to(device)
-    except (*_LOADING, AssertionError) as error:
-        raise FeaturebrushError(
-            f"the device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'"
-        ) from error
+    pipeline = pipeline.to(target)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
@@ -118,6 +115,16 @@ def encode_images(pipeline: Pipeline, images: Tensor) -> Tensor:
     encoded = vae.encode(images.to(vae.device, vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     return (latents * vae.config.scaling_factor).to(unet.dtype)
+
+
+@torch.no_grad()
+def decode_latents(pipeline: Pipeline, latents: Tensor) -> Tensor:
+    """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype."""
+    vae: Any = pipeline.vae
+    if getattr(vae.config, "latents_mean", None) is not None:
+        raise FeaturebrushError(f"{type(vae).__name__} centres its latents, which is not known here")
+    images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return (images / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()

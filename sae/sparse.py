@@ -65,7 +65,7 @@ def _starts(counts: Tensor) -> Tensor:
 
 
 def _stable_order(keys: Tensor, n: int) -> Tensor:
-    if keys.is_cuda or n > 2**16:
+    if keys.device.type != "cpu" or n > 2**16:
         return torch.argsort(keys, stable=True)
     # numpy sorts 16-bit keys by radix: 7 times as fast as torch's sort.
     return torch.from_numpy(np.argsort(keys.numpy().astype(np.uint16), kind="stable"))
@@ -73,7 +73,7 @@ def _stable_order(keys: Tensor, n: int) -> Tensor:
 
 def positions_where(mask: Tensor) -> Tensor:
     """The ascending flat positions ``[n]`` at which the contiguous bool array ``mask`` is true."""
-    if mask.is_cuda:
+    if mask.device.type != "cpu":
         return mask.flatten().nonzero().squeeze(1)
     # numpy skips runs of false; torch's nonzero takes 5 times as long on masks as empty as these.
     return torch.from_numpy(np.flatnonzero(mask.numpy()))

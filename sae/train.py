@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sae.config import TrainConfig
+from sae.devices import usable
 from sae.errors import FeaturebrushError
 from sae.formats import write_atomically
 from sae.metrics import feature_stats
@@ -213,6 +214,9 @@ def train_many(
     """
     if not cfgs:
         raise FeaturebrushError("there is nothing to train: give at least one TrainConfig")
+    if type(checkpoint_every) is not int or checkpoint_every < 1:
+        raise FeaturebrushError(f"checkpoint_every must be a whole number of at least 1, not {checkpoint_every!r}")
+    usable(cfgs[0].device)
     processes = processes or Alone()
     main = cfgs[0]
     for cfg in cfgs:
@@ -333,15 +337,23 @@ def _restore(path: Path | None, cfgs: Sequence[TrainConfig], trainers: Sequence[
         return 0
     device = cfgs[0].device
     state = torch.load(path, map_location=device, weights_only=True)
-    known, wanted = state["configs"], [asdict(cfg) for cfg in cfgs]
+    known, wanted = [_told_apart(cfg) for cfg in state["configs"]], [_told_apart(asdict(cfg)) for cfg in cfgs]
     if known != wanted:
         names = sorted({name for a, b in zip(known, wanted, strict=False) for name in b if a.get(name) != b[name]})
         what = f"other {', '.join(names)}" if names else f"{len(known)} SAEs, not {len(wanted)}"
         raise FeaturebrushError(f"the checkpoint {path} is of a training with {what}: give those, or another file")
     for trainer, saved in zip(trainers, state["trainers"], strict=True):
+        width, there = trainer.weights.b_dec.shape[0], saved["weights"]["b_dec"].shape[0]
+        if width != there:
+            raise FeaturebrushError(f"the checkpoint {path} is of vectors of width {there}, not {width}")
         trainer.load_state_dict(saved)
     recent.extend(state["recent"])
     return trainers[0].steps
+
+
+def _told_apart(cfg: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration changes the weights: where they are computed, and what is reported, may differ."""
+    return {name: value for name, value in cfg.items() if name not in ("device", "report_every")}
 
 
 def _drop_parallel(W_dec: Tensor) -> None:

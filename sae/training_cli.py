@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -46,14 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, resuming from ``out/checkpoint.pt`` if it is there; metrics go to ``out/metrics.jsonl`` as well."""
+    """Train, going on from an interrupted run's checkpoint in ``out``; metrics go to ``out/metrics.jsonl`` as well."""
     processes = Accelerated()
     reader = ShardReader(options.data)
     device = options.device or str(processes.accelerator.device)
+    if options.device is None and device.startswith("mps"):
+        device = "cpu"  # not every operation that training needs is there
     cfgs = [
         TrainConfig(
             n_features=width, k=k, seed=seed, architecture=options.architecture, block=options.block,
-            steps=options.steps, batch=options.batch, lr=options.lr, aux_weight=options.aux_weight,
+            site=reader.manifest.site, steps=options.steps, batch=options.batch, lr=options.lr, aux_weight=options.aux_weight,
             dead_after=options.dead_after, report_every=options.report_every, device=device,
         )
         for width, k, seed in itertools.product(options.features, options.k, options.seed)
@@ -65,13 +68,16 @@ def run(options: argparse.Namespace) -> None:
     def batches(start: int):  # noqa: ANN202 - of tensors, as `sae.train.Batches` says
         return reader.batches(options.block, options.batch, cfgs[0].seed, start=start)
 
+    # Of other data, a checkpoint is another one.
+    data = hashlib.sha256(json.dumps([reader.manifest.to_dict(), reader.count], sort_keys=True).encode()).hexdigest()
+    checkpoint = options.out / f"checkpoint-{data[:12]}.pt"
     with ExitStack() as stack:
         sinks = _sinks(options, names, stack) if processes.rank == 0 else []
         saes = train_many(
             batches,
             cfgs,
             lambda p: [sink(p) for sink in sinks],
-            checkpoint=options.out / "checkpoint.pt",
+            checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             processes=processes,
         )
@@ -79,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
         for name, sae in zip(names, saes, strict=True):
             sae.save(options.out / name)
             print(options.out / name)
+        checkpoint.unlink(missing_ok=True)
 
 
 def _sinks(options: argparse.Namespace, names: Sequence[str], stack: ExitStack) -> list[Sink]:

@@ -52,7 +52,7 @@ def pipeline() -> Any:
 
 
 def ask(folder: Path, *more: str) -> list[str]:
-    few = ["--scenes", "squares", "--count", "12", "--pictures", "2"]
+    few = ["--prompts", "squares", "--count", "12", "--pictures", "2"]
     return ["eval", str(folder), *few, *more]
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_said(
         (["eval", str(tmp_path)], "lies in no model folder"),
         (["eval", str(tmp_path), "--activations", str(file), "--model", str(model_folder)], "exclude each other"),
         (ask(tmp_path, "--model", str(tmp_path)), "model_index.json"),
-        (ask(tmp_path, "--model", str(model_folder), "--scenes", "sqares"), "squares"),
+        (ask(tmp_path, "--model", str(model_folder), "--prompts", "sqares"), "sqares"),
         (ask(tmp_path, "--model", str(model_folder), "--count", "1"), "count"),
         (ask(tmp_path, "--model", str(model_folder), "--steps", "0"), "steps"),
     ):
@@ -154,17 +154,17 @@ def test_the_target_is_what_the_scheduler_predicts(kind: str) -> None:
         # The scheduler's own step to no noise at all must give the picture back from the target.
         share = pipe.scheduler.alphas_cumprod[asked.timestep]
         clean = {
-            "epsilon": (asked.inputs - (1 - share) ** 0.5 * asked.target) / share**0.5,
-            "sample": asked.target,
-            "v_prediction": share**0.5 * asked.inputs - (1 - share) ** 0.5 * asked.target,
+            "epsilon": (asked.inputs - (1 - share) ** 0.5 * denoiser.target(asked)) / share**0.5,
+            "sample": denoiser.target(asked),
+            "v_prediction": share**0.5 * asked.inputs - (1 - share) ** 0.5 * denoiser.target(asked),
         }[kind]
         torch.testing.assert_close(clean, prepared.latents, rtol=1e-3, atol=1e-3)
         assert denoiser.loss(asked).shape == (3,)
         assert torch.equal(denoiser.loss(asked), denoiser.loss(denoiser.noised(prepared, level)))
     # A scene's noise does not depend on its batch.
     (last,) = batches(4, 1, 1)
-    alone = denoiser.noised(denoiser.prepare(last, 4), 1).target
-    torch.testing.assert_close(alone[0], denoiser.noised(prepared, 1).target[2])
+    alone = denoiser.noised(denoiser.prepare(last, 4), 1).noise
+    torch.testing.assert_close(alone[0], denoiser.noised(prepared, 1).noise[2])
 
 
 def test_schedulers_that_scale_their_input_are_served() -> None:

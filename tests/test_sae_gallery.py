@@ -68,9 +68,9 @@ def test_scenes_come_with_what_they_are_and_prompts_with_what_was_made_of_them(d
 
     said = ["a castle", "a b c"]
     of_prompts = list(gallery(denoiser, said, SAE, cfg))
-    assert [c for shown in of_prompts for c in shown.captions] == ["a castle", "a b c", "a castle", "a b c", "a castle"]
+    assert [c for shown in of_prompts for c in shown.captions] == ["a b c", "a castle", "a b c", "a castle", "a b c"]
     pictures = torch.cat([shown.images for shown in of_prompts])
-    expected = denoiser.render(["a castle"], [7], 1.0) * 2 - 1
+    expected = denoiser.render(["a b c"], [7], 1.0) * 2 - 1
     torch.testing.assert_close(pictures[4:], expected, rtol=1e-3, atol=1e-3)
     assert of_prompts[0].activations.shape == (2, 8, 8, 32) and of_prompts[0].masks is None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +19,12 @@ from canvas.storybook import export, icons, scenes
 from canvas.storybook.contrast import Differences
 from canvas.storybook.generator import COMPOSITION
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
-from sae import SAE
+from sae import SAE, load
 from sae.atlas import Atlas
 from sae.atlas_cli import make_atlas
 from sae.bench import EvalConfig, in_model
 from sae.denoising import Denoiser, grid_masks, look
-from sae.gallery import GalleryConfig
+from sae.gallery import GalleryConfig, deviation
 from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.labels import FeatureLabels, label_features
 from sae.metrics import feature_stats
@@ -36,6 +37,7 @@ from sae.train import Progress, TrainConfig, train
 LATE = "up.0.2"
 """The last block, for styles."""
 BLOCKS = (COMPOSITION, "mid.0", "up.0.0", LATE)
+CONCEPTS_FILE = "concepts.part.json"
 TRAIN_SEED, LABEL_SEED, ATLAS_SEED = 20_000_000, 21_000_000, 22_000_000
 
 
@@ -97,38 +99,51 @@ def concept_entry(
 def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConfig | None = None) -> None:
     """Harvest, train, label, measure; write ``sae/<block>/``, ``concepts.json``, icons and ``featurebrush.json``.
 
-    Activations and checkpoints lie in ``run`` until all is done, so that a killed run goes on where it stopped.
+    All of it lies in ``run`` until it is whole: a killed run goes on where it stopped, and the model folder never holds
+    new dictionaries with old concepts.
     """
     cfg = cfg or DictionaryConfig()
     pipe = load_pipeline(folder, device)
-    place = run / f"activations-{_digest(folder)}"
+    place = run / f"dictionary-{_digest(folder)}"
     reader = _harvested(pipe, place, cfg)
-    concepts: dict[str, dict[str, object]] = {}
-    write_settings(folder)
-    for block in BLOCKS:
-        out = folder / "sae" / block
-        known = _Known.of(pipe, block, cfg)
+    missing = [block for block in BLOCKS if not (place / "done" / block / CONCEPTS_FILE).is_file()]
+    known = _known(pipe, missing, cfg) if missing else {}
+    for block in missing:
         sae = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu")
-        sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
-        labels = label_features(sae, known.clear, CONCEPTS)
-        sae.save(out, half=True)
-        Atlas.of(sae, labels).save(out)
-        made = _concepts(sae, known, labels, cfg)
-        concepts |= made
-        # more digits than a float16 holds would say nothing
-        differences = {c: [float(f"{v:.4g}") for v in known.differences.of(c).tolist()] for c in made}
-        (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
-        make_atlas(sae, pipe, scenes, cfg.atlas, cfg.effects).save(out)
-        report = in_model(sae, pipe, scenes, cfg.measured)
-        report.write(out)
-        figures = {"vectors": reader.count, **_figures(report)}
-        figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, known) for c, e in made.items()}
-        export.write_provenance(out, command, 0, figures)
-    (folder / "concepts.json").write_text(
-        json.dumps({"concepts": [concepts[c] for c in CONCEPTS if c in concepts]}, indent=1) + "\n"
-    )
+        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg)
+    entries: list[dict[str, object]] = []
+    shutil.rmtree(folder / "sae", ignore_errors=True)
+    for block in BLOCKS:
+        done = place / "done" / block
+        entries += json.loads((done / CONCEPTS_FILE).read_text())
+        shutil.copytree(done, folder / "sae" / block, ignore=shutil.ignore_patterns(CONCEPTS_FILE))
+    entries.sort(key=lambda entry: INDEX[str(entry["name"])])
+    (folder / "concepts.json").write_text(json.dumps({"concepts": entries}, indent=1) + "\n")
+    write_settings(folder)
     icons.write_icons(folder)
     shutil.rmtree(place)
+
+
+def _write(
+    out: Path, pipe: Pipeline, sae: SAE, known: _Known, vectors: int, command: str, cfg: DictionaryConfig
+) -> None:
+    """One block's folder; its concepts come last, and say that all is there."""
+    sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
+    labels = label_features(sae, known.clear, CONCEPTS)
+    sae.save(out, half=True)
+    sae = load(out)  # what is measured is what is shipped
+    Atlas.of(sae, labels).save(out)
+    made = _concepts(sae, known, labels, cfg)
+    # more digits than a float16 holds would say nothing
+    differences = {c: [float(f"{v:.4g}") for v in known.differences.of(c).tolist()] for c in made}
+    (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
+    make_atlas(sae, pipe, scenes, cfg.atlas, cfg.effects).save(out)
+    report = in_model(sae, pipe, scenes, cfg.measured)
+    report.write(out)
+    figures = {"vectors": vectors, **_figures(report)}
+    figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, known) for c, e in made.items()}
+    export.write_provenance(out, command, 0, figures)
+    (out / CONCEPTS_FILE).write_text(json.dumps(list(made.values())))
 
 
 def _digest(folder: Path) -> str:
@@ -161,8 +176,7 @@ def _train(reader: ShardReader, block: str, cfg: DictionaryConfig, checkpoint: P
         return train(batches, config, show, checkpoint)
 
 
-@dataclass(frozen=True)
-class _Known:
+class _Known(NamedTuple):
     """Updates of one block on scenes of which the truth is known, none of them seen in training."""
 
     anywhere: Tensor
@@ -172,30 +186,30 @@ class _Known:
     clear: list[tuple[Tensor, Tensor]]
     """updates at the less noisy half of the levels, where it is settled what stands where, and masks"""
 
-    @classmethod
-    def of(cls, pipe: Pipeline, block: str, cfg: DictionaryConfig) -> _Known:
-        levels = export.STEPS
-        half = levels // 2
-        anywhere, clear = [], []
-        differences: Differences | None = None
-        numbers = range(LABEL_SEED, LABEL_SEED + cfg.label_scenes)
-        denoiser = Denoiser(pipe, levels)
-        for seen in look(denoiser, scenes, numbers, 8, [block], lambda i: sorted({i % half, half + i % half})):
-            updates = seen.activations[block].cpu()
+
+def _known(pipe: Pipeline, blocks: Sequence[str], cfg: DictionaryConfig) -> dict[str, _Known]:
+    """Every scene at two levels, one of each half."""
+    half = export.STEPS // 2
+    anywhere: dict[str, list[Tensor]] = {block: [] for block in blocks}
+    clear: dict[str, list[tuple[Tensor, Tensor]]] = {block: [] for block in blocks}
+    differences: dict[str, Differences] = {}
+    numbers = range(LABEL_SEED, LABEL_SEED + cfg.label_scenes)
+    looks = look(Denoiser(pipe, export.STEPS), scenes, numbers, 8, blocks, lambda i: [i % half, half + i % half])
+    for seen in tqdm(looks, desc="known scenes", total=2 * -(-cfg.label_scenes // 8), mininterval=5):
+        for block, found in seen.activations.items():
+            updates = found.cpu()
             masks = grid_masks(seen.scenes.masks, *updates.shape[1:3])
-            differences = differences or Differences(updates.shape[-1])
-            differences.add(updates, masks)
-            anywhere.append(updates)
+            differences.setdefault(block, Differences(updates.shape[-1])).add(updates, masks)
+            anywhere[block].append(updates)
             if seen.level >= half:
-                clear.append((updates, masks))
-        assert differences is not None
-        return cls(torch.cat(anywhere), differences, clear)
+                clear[block].append((updates, masks))
+    return {block: _Known(torch.cat(anywhere[block]), differences[block], clear[block]) for block in blocks}
 
 
 def _concepts(sae: SAE, known: _Known, labels: FeatureLabels, cfg: DictionaryConfig) -> dict[str, dict[str, object]]:
     """The concepts that are painted at this block: styles late, things early, none between; those that were seen."""
     # as long as the strokes that the generator was trained with: see generator.Palette
-    length = float(known.anywhere.flatten(0, 2).var(0).sum().sqrt())
+    length = deviation([known.anywhere])
     score = {b.concept: b.score for b in labels.best}
     block, size, styles = sae.cfg.block, cfg.concept_features, GROUPS["style"]
     names = {COMPOSITION: [c for c in CONCEPTS if c not in styles], LATE: styles}.get(block, ())

@@ -18,6 +18,8 @@ from sae.shards import seeded
 
 EACH = 5
 """Pictures of each kind, at most, that a label is tried on."""
+FAILURES = 5
+"""In a row, at which a labeller is given up."""
 CROP = 0.5
 """Side of a crop, as a share of the picture's."""
 
@@ -169,13 +171,23 @@ def detection_score(labeller: Labeller, label: str, trial: Trial) -> float:
 def label_with(
     labeller: Labeller, evidence: Iterable[Evidence], trials: Iterable[Trial | None]
 ) -> tuple[Labelled, ...]:
-    """Label features one after the other and score each label on the feature's own trial."""
-    found = []
+    """Label features one after the other and score each label on the feature's own trial.
+
+    A feature at which the labeller fails gets no label, or no score; at `FAILURES` in a row the error is raised.
+    """
+    found, failures = [], 0
     for one, trial in zip(evidence, trials, strict=True):
         if trial is not None and trial.feature != one.feature:
             raise FeaturebrushError(f"the trial of feature {trial.feature} was given for feature {one.feature}")
-        label = labeller.label(one) if one.top else None
-        score = detection_score(labeller, label, trial) if label is not None and trial is not None else None
+        label, score = None, None
+        try:
+            label = labeller.label(one) if one.top else None
+            score = detection_score(labeller, label, trial) if label is not None and trial is not None else None
+            failures = 0
+        except FeaturebrushError:
+            failures += 1
+            if failures == FAILURES:
+                raise
         found.append(Labelled(one.feature, label, score, labeller.name))
     return tuple(found)
 
