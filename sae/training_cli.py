@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> None:
         TrainConfig(
             n_features=width, k=k, seed=seed, architecture=options.architecture, block=options.block,
             site=reader.manifest.site, steps=options.steps, batch=options.batch, lr=options.lr,
-            aux_weight=options.aux_weight, dead_after=options.dead_after, report_every=options.report_every, device=device,
+            aux_weight=options.aux_weight, dead_after=options.dead_after,
+            report_every=options.report_every, device=device,
         )
         for width, k, seed in itertools.product(options.features, options.k, options.seed)
     ]  # fmt: skip
