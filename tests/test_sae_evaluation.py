@@ -95,7 +95,7 @@ def test_concepts_are_looked_up_where_they_are_found_best(
     capsys.readouterr()
     assert main(["concepts", *map(str, folders)]) == 0
     said = capsys.readouterr().out
-    assert "of 2 concepts have a single feature" in said and BLOCKS[0] in said
+    assert "of 2 concepts have a single feature" in said and any(block in said for block in BLOCKS)
     (tmp_path / "0" / "eval.json").write_text(json.dumps({**reports[0], "concepts": None}))
     assert main(["concepts", *map(str, folders)]) == 2
     assert "same scenes" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def batches(first: int, count: int, batch: int) -> Iterator[SceneBatch]:
 @pytest.fixture(autouse=True)
 def _scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES, "halves", __name__)
+    monkeypatch.setitem(sys.modules, "umap", None)  # whose first use takes half a minute
 
 
 @pytest.fixture(scope="module")

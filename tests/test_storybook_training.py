@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_a_budget_counts_time_and_lowers_the_rate():
     assert training.Budget(1.0, step=100, elapsed=60.0).learning_rate(1.0) == pytest.approx(0.01)
 
 
-def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path):
+def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # whose first use takes half a minute
     folder = tmp_path / "model"
     export.export(run, folder, "python -m canvas.storybook train")
     few = dictionary.DictionaryConfig(

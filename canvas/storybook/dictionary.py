@@ -43,10 +43,13 @@ TRAIN_SEED, LABEL_SEED, ATLAS_SEED = 20_000_000, 21_000_000, 22_000_000
 
 @dataclass(frozen=True)
 class DictionaryConfig:
-    n_features: int = 768
-    k: int = 12
+    n_features: int = 512
+    k: int = 15
     steps: int = 4000
     """of training, for each block"""
+    dead_after: int = 60_000
+    aux_weight: float = 1 / 8
+    """sooner and heavier than `TrainConfig`'s: a tenth of the dead features was left, of as good a dictionary"""
     scenes: int = 800
     """scenes to harvest for training, each at all of the sampler's noise levels"""
     share: float = 0.5
@@ -162,7 +165,15 @@ def _harvested(pipe: Pipeline, place: Path, cfg: DictionaryConfig) -> ShardReade
 
 
 def _train(reader: ShardReader, block: str, cfg: DictionaryConfig, checkpoint: Path, device: str) -> SAE:
-    config = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=cfg.steps, device=device)
+    config = TrainConfig(
+        n_features=cfg.n_features,
+        k=cfg.k,
+        block=block,
+        steps=cfg.steps,
+        dead_after=cfg.dead_after,
+        aux_weight=cfg.aux_weight,
+        device=device,
+    )
 
     def batches(start: int) -> Iterator[Tensor]:
         return reader.batches(block, config.batch, config.seed, start=start)
