@@ -131,8 +131,8 @@ def train_dictionary_learning(job: Job) -> Outcome:
 
     Its learning rate is the one it chooses by the width. Its defaults for warm-up (1000 steps), for the start of the
     threshold's mean (1000) and for that mean's memory (0.999) are made for long runs: shorter ones get the same in
-    proportion, without which it would refuse to run or never set a threshold. The rate falls over the last fifth, as
-    in its authors' demonstration.
+    proportion, without which it would refuse to run or never set a threshold. The rate falls over the last fifth, an
+    option of its own that is off by default, because ours falls as well.
     """
     library = import_module("dictionary_learning.trainers.batch_top_k")
     trainer = library.BatchTopKTrainer(
@@ -166,8 +166,8 @@ def train_dictionary_learning(job: Job) -> Outcome:
 def train_sae_lens(job: Job) -> Outcome:
     """``SAETrainer.fit`` of a ``BatchTopKTrainingSAE`` with ``normalize_activations="expected_average_only_in"``.
 
-    The scale is estimated before the clock starts. The rate falls over the last fifth, as in its authors' tutorial. It
-    is used as its authors save it: a JumpReLU SAE with the threshold that training found.
+    The scale is estimated before the clock starts. The rate falls over the last fifth, an option of its own that is off
+    by default, because ours falls as well. It is used as its authors save it: a JumpReLU SAE with the threshold that training found.
     """
     library, config = import_module("sae_lens"), import_module("sae_lens.config")
     torch.manual_seed(job.seed)

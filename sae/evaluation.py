@@ -85,8 +85,9 @@ def given_sae(options: argparse.Namespace, folder: Path) -> SAE:
 def given_model(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the options name, or the one in which the SAE lies."""
     # diffusers takes seconds to import, and activations alone do not need it.
-    from sae.pipelines import load_pipeline
+    from sae.pipelines import load_pipeline, only_errors
 
+    only_errors()
     return load_pipeline(options.model or model_of(options.folder), chosen(options.device), download=options.download)
 
 

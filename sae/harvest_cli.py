@@ -16,7 +16,7 @@ from sae.errors import FeaturebrushError
 from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.manifest import DType
 from sae.model import Site
-from sae.pipelines import load_pipeline
+from sae.pipelines import load_pipeline, only_errors
 from sae.shards import ShardWriter
 from sae.sources import SOURCES, open_source
 
@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         raise FeaturebrushError(f"scenes are seen without guidance: leave out --guidance {cfg.guidance:g}")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = options.dtype == "float16" and not device.startswith("cpu")
+    only_errors()
     pipeline = load_pipeline(options.model, device, torch.float16 if half else torch.float32, options.download)
 
     manifest = manifest_for(pipeline, source, cfg, options.model, prompts, options.dtype, options.images_per_shard)

@@ -12,7 +12,9 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from sae.devices import usable
 from sae.errors import FeaturebrushError, unknown
@@ -71,6 +73,12 @@ def load_pipeline(
             part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def only_errors() -> None:
+    """Let diffusers and transformers speak of errors only: they warn of every caption that a model cannot read whole."""
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from sae.gallery import GalleryConfig, deviation
 from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.labels import FeatureLabels, label_features
 from sae.metrics import feature_stats
-from sae.pipelines import Pipeline, load_pipeline
+from sae.pipelines import Pipeline, load_pipeline, only_errors
 from sae.pursuit import greedy_weights
 from sae.report import Report
 from sae.shards import ShardReader, ShardWriter
@@ -106,6 +106,7 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     new dictionaries with old concepts.
     """
     cfg = cfg or DictionaryConfig()
+    only_errors()
     pipe = load_pipeline(folder, device)
     place = run / f"dictionary-{_digest(folder)}"
     reader = _harvested(pipe, place, cfg)
