@@ -167,7 +167,8 @@ def train_sae_lens(job: Job) -> Outcome:
     """``SAETrainer.fit`` of a ``BatchTopKTrainingSAE`` with ``normalize_activations="expected_average_only_in"``.
 
     The scale is estimated before the clock starts. The rate falls over the last fifth, an option of its own that is off
-    by default, because ours falls as well. It is used as its authors save it: a JumpReLU SAE with the threshold that training found.
+    by default, because ours falls as well. It is used as its authors save it: a JumpReLU SAE with the threshold that
+    training found.
     """
     library, config = import_module("sae_lens"), import_module("sae_lens.config")
     torch.manual_seed(job.seed)

@@ -76,7 +76,7 @@ def load_pipeline(
 
 
 def only_errors() -> None:
-    """Let diffusers and transformers speak of errors only: they warn of every caption that a model cannot read whole."""
+    """Let diffusers and transformers speak of errors only: they warn of every caption that is too long for the model."""
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
 
