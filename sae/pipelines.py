@@ -76,7 +76,7 @@ def load_pipeline(
 
 
 def only_errors() -> None:
-    """Let diffusers and transformers speak of errors only: they warn of every caption that is too long for the model."""
+    """Let diffusers and transformers speak of errors only: they warn of every caption that is too long."""
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
 
