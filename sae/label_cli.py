@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class _Looked(NamedTuple):
 
 
 def _look(sae: SAE, denoiser: Denoiser, source: Source, cfg: GalleryConfig) -> _Looked:
-    concepts = () if isinstance(source, Sequence) else source.concepts
+    concepts: tuple[str, ...] = () if isinstance(source, Sequence) else source.concepts
     pictures: list[Picture] = []
     truth: list[tuple[Tensor, Tensor]] = []
 
@@ -135,7 +135,7 @@ def _look(sae: SAE, denoiser: Denoiser, source: Source, cfg: GalleryConfig) -> _
     return _Looked(pictures, built.examples.all_peaks, built.table, truth)
 
 
-def _pictures(shown: Shown, first: int, concepts: Sequence[str]) -> list[Picture]:
+def _pictures(shown: Shown, first: int, concepts: tuple[str, ...]) -> list[Picture]:
     pixels = ((shown.images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     found = []
     for i, caption in enumerate(shown.captions):
@@ -165,4 +165,5 @@ def _labeller(name: str, options: argparse.Namespace) -> Labeller:
         raise FeaturebrushError(f"{options.clip!r} cannot be loaded as a CLIP model: {error}") from error
     if not isinstance(words, Sequence):
         raise FeaturebrushError(f"--words takes a file with a label on each line, not {str(options.words)!r}")
-    return ClipLabeller(clip.to(chosen(options.device)), tokenizer, words)
+    model: Any = clip
+    return ClipLabeller(model.to(chosen(options.device)), tokenizer, words)
