@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 from tqdm import tqdm
 
+from sae.devices import chosen
 from sae.errors import FeaturebrushError
 from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.manifest import DType
@@ -74,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     source, prompts = open_source(options.prompts)
     if prompts in SOURCES and cfg.guidance != 1:
         raise FeaturebrushError(f"scenes are seen without guidance: leave out --guidance {cfg.guidance:g}")
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    half = options.dtype == "float16" and not device.startswith("cpu")
+    device = chosen(options.device)
+    half = options.dtype == "float16" and device.type != "cpu"
     only_errors()
     pipeline = load_pipeline(options.model, device, torch.float16 if half else torch.float32, options.download)
 

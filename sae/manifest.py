@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from sae.errors import FeaturebrushError, unknown
-from sae.formats import read_json
+from sae.files import read_json
 from sae.model import BLOCK_NAME, Site
 
 FORMAT = "featurebrush-activations"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae.errors import FeaturebrushError, unknown
-from sae.formats import write_atomically, write_json
+from sae.files import write_atomically, write_json
 from sae.manifest import MANIFEST_FILE, Manifest
 
 AT = "at"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sae.config import TrainConfig
 from sae.devices import usable
 from sae.errors import FeaturebrushError
-from sae.formats import write_atomically
+from sae.files import write_atomically
 from sae.metrics import feature_stats
 from sae.model import SAE, SAEConfig
 from sae.processes import Alone, Processes

@@ -108,7 +108,7 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     cfg = cfg or DictionaryConfig()
     only_errors()
     pipe = load_pipeline(folder, device)
-    place = run / f"dictionary-{_digest(folder)}"
+    place = run / f"dictionary-{_digest(folder, cfg)}"
     reader = _harvested(pipe, place, cfg)
     missing = [block for block in BLOCKS if not (place / "done" / block / CONCEPTS_FILE).is_file()]
     known = _known(pipe, missing, cfg) if missing else {}
@@ -150,9 +150,10 @@ def _write(
     (out / CONCEPTS_FILE).write_text(json.dumps(list(made.values())))
 
 
-def _digest(folder: Path) -> str:
-    """Of the U-Net's weights: activations of another model are not taken up."""
-    return hashlib.sha256((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()[:12]
+def _digest(folder: Path, cfg: DictionaryConfig) -> str:
+    """Of the U-Net's weights and the settings: what was begun with others is not taken up."""
+    weights = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return hashlib.sha256(weights + repr(cfg).encode()).hexdigest()[:12]
 
 
 def _harvested(pipe: Pipeline, place: Path, cfg: DictionaryConfig) -> ShardReader:
