@@ -91,7 +91,9 @@ def _kept(
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     W_enc, b_enc, W_dec, b_dec, _ = weights
     with torch.no_grad():
-        a = torch.addmm(b_enc - W_enc @ b_dec, x, W_enc.T)
+        # A column of ones beside x adds the bias within the product: its copy over the whole output takes as long.
+        bias = (b_enc - W_enc @ b_dec).unsqueeze(1)
+        a = torch.cat([x, x.new_ones(len(x), 1)], 1) @ torch.cat([W_enc, bias], 1).T
         if cfg.architecture == "topk":
             kept, smallest = largest_per_row(a, cfg.k), 0.0
         else:

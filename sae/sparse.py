@@ -7,6 +7,7 @@ work on zeros. What stays dense is one product, the encoder's forward pass, whic
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,9 +104,22 @@ def largest_positive(a: Tensor, n_keep: int, guess: float = 0.0) -> tuple[Tensor
 def largest_per_row(a: Tensor, k: int) -> Tensor:
     """The flat ascending positions of the k largest elements of each row of ``a [B, F]``, those above 0 only."""
     n_rows, width = a.shape
+    if a.device.type == "cpu" and 0 < k < width:
+        least = torch.from_numpy(_kth_largest(a.detach().numpy(), k)).clamp(min=torch.finfo(a.dtype).tiny)
+        kept = positions_where(a >= least.unsqueeze(1))
+        if len(kept) <= n_rows * k:  # more only where elements are equal
+            return kept
     cols = a.topk(min(k, width), dim=1, sorted=False).indices.sort(dim=1).values
     flat = (cols + torch.arange(n_rows, device=a.device).unsqueeze(1) * width).flatten()
     return flat[a.flatten()[flat] > 0]
+
+
+def _kth_largest(a: np.ndarray, k: int) -> np.ndarray:
+    """The kth largest element of each row: ``[B]``. numpy's vectorised partition takes a third of torch's topk."""
+    place = a.shape[1] - k
+    parts = [part for part in np.array_split(a, torch.get_num_threads()) if len(part)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate(list(pool.map(lambda part: np.partition(part, place, axis=1)[:, place], parts)))
 
 
 def _weighted_sums(table: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
