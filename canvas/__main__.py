@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def parser() -> argparse.ArgumentParser:
     paint.add_argument("--strengths", type=float, nargs="+", default=[1.0])
     paint.add_argument("--methods", nargs="+", default=None)
     paint.add_argument("--out", type=Path, default=Path("runs/paintbench"))
+    pictures = kinds.add_parser("pictures", help="do pictures show what their captions name; how far from drawn ones")
+    pictures.add_argument("--model", default="storybook")
+    pictures.add_argument("--count", type=int, default=200, help="captions, one picture each")
+    pictures.add_argument("--slow-steps", type=int, default=25, help="sampling steps to compare the model's own with")
+    pictures.add_argument("--out", type=Path, default=Path("runs/pictures.json"))
     return top
 
 
@@ -30,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if it worked, 2 if something given cannot be used, which is said on stderr."""
     options = parser().parse_args(arguments)
     try:
-        run_paint(options)
+        run_paint(options) if options.bench == "paint" else run_pictures(options)
     except FeaturebrushError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,6 +82,30 @@ def run_paint(options: argparse.Namespace) -> None:
     print(paint.table(facts["concepts"]))
     print(f"dose correlation {facts['dose_correlation_mean']:.3f}, moved {facts['moved_within_1_5_cells']:.3f}")
     print(options.out / "paintbench.json")
+
+
+def run_pictures(options: argparse.Namespace) -> None:
+    from canvas.bench import pictures
+    from canvas.bench.reader import Reader
+    from canvas.painter import Painter
+
+    for name in ("count", "slow_steps"):
+        if getattr(options, name) < 1:
+            raise FeaturebrushError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+    painter = Painter.load(options.model)
+    folder = painter.folder / "reader"
+    facts = pictures.report(
+        painter, Reader.load(folder), pictures.HeldOut.load(folder), options.count, options.slow_steps
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for name in ("model", "slow"):
+        steps, distance, said = facts[name]["steps"], facts[name]["frechet"], facts[name]["following"]
+        print(
+            f"{steps} steps: {said['found']:.1%} of {said['named']} named concepts found ({said['by_chance']:.1%} by "
+            f"chance), Fréchet distance {distance:.3f} (floor {facts['floor']:.3f})"
+        )
+    print(options.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from canvas.painting import Brush
 from sae import SAE
 from sae.atlas import ATLAS_FILE, Atlas
 from sae.errors import FeaturebrushError, unknown
+from sae.labellers.user import read_user_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,14 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
 def read_features(folder: Path, block: str, sae: SAE) -> tuple[Feature, ...]:
     """Every feature of the SAE at ``block``, in order: from the atlas in ``folder``, or without one, unlabelled.
 
-    Raises ``FeaturebrushError`` for an atlas that is damaged, or of another number of features than the SAE's.
+    Labels that a user gave (``labels.user.json``) go before those of the atlas. Raises ``FeaturebrushError`` for a file
+    that is damaged, or an atlas of another number of features than the SAE's.
     """
     atlas = Atlas.load(folder) if (folder / ATLAS_FILE).is_file() else Atlas.of(sae)
     if len(atlas) != sae.cfg.n_features:
         path = folder / ATLAS_FILE
         raise FeaturebrushError(f"{path} describes {len(atlas)} features, but the SAE has {sae.cfg.n_features}")
+    atlas = atlas.with_user_labels(read_user_labels(folder, len(atlas)))
     return tuple(
         Feature(block, info.index, info.label or "", info.score, info.density, info.mean, info.p99) for info in atlas
     )

@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-from canvas.steering import BlockEdits, steered
+from canvas.steering import BlockEdits, reach, steered
 from sae.activations import block_names
 
 K = TypeVar("K", bound=Hashable)
@@ -108,6 +108,18 @@ class _Prefix:
     outputs: dict[nn.Module, Any] = field(default_factory=dict)
 
 
+def _guidance_scale(plan: Plan, latents: Tensor) -> float | Tensor:
+    """The factor of the difference between the two halves of a guided batch.
+
+    Without a prompt the halves differ by the edits alone, so the unconditional one is the unpainted picture: then the
+    factor is ``plan.guidance`` within reach of the edits and 0 beyond, and what was not painted stays as it is.
+    """
+    edits = [edit for block in plan.edits.values() for edit in block.edits]
+    if plan.prompt or not edits:
+        return plan.guidance
+    return plan.guidance * reach(edits, *latents.shape[-2:]).to(latents)
+
+
 class Engine:
     """Renders plans with one pipeline. Calls from several threads wait for each other.
 
@@ -155,6 +167,7 @@ class Engine:
         timesteps = run.scheduler.timesteps
         extra = pipeline.prepare_extra_step_kwargs(run.generator, 0.0)
         timestep_cond = self._timestep_condition(plan.guidance, run.latents)
+        scale = _guidance_scale(plan, run.latents)
         n = len(timesteps)
         for i in range(run.step, n):
             _stop_if(should_stop)
@@ -172,7 +185,7 @@ class Engine:
                 )[0]
             if guided:
                 unconditional, conditional = predicted.chunk(2)
-                predicted = unconditional + plan.guidance * (conditional - unconditional)
+                predicted = unconditional + scale * (conditional - unconditional)
             run.latents = run.scheduler.step(predicted, t, run.latents, **extra, return_dict=False)[0]
         return run
 

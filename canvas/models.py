@@ -18,6 +18,7 @@ from canvas.painting import MAX_GUIDANCE, MAX_STEPS
 from sae import SAE
 from sae import load as load_sae
 from sae.activations import block_module
+from sae.devices import chosen
 from sae.errors import FeaturebrushError, unknown
 
 MODELS: dict[str, Path] = {"storybook": Path(__file__).resolve().parents[1] / "assets" / "storybook"}
@@ -77,7 +78,7 @@ def load(model: str | Path = "storybook", device: str | torch.device | None = No
     path is called after its folder. Raises ``FeaturebrushError`` that says which part is missing or does not fit.
     """
     folder = folder_of(model)
-    target = _device(device)
+    target = chosen(device)
     missing = [part for part in (*_PIPELINE_PARTS, SETTINGS, CONCEPTS) if not (folder / part).exists()]
     if missing:
         raise FeaturebrushError(f"the model folder {folder} is not complete: missing {', '.join(missing)}")
@@ -92,18 +93,6 @@ def load(model: str | Path = "storybook", device: str | torch.device | None = No
         raise FeaturebrushError(f"the model folder {folder} is not complete: missing {ICONS}")
     name = str(model) if str(model) in MODELS else folder.resolve().name
     return Model(name, folder, pipeline, saes, defaults, groups, concepts)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FeaturebrushError(f"the device {str(device)!r} cannot be used here ({reason}); try 'cpu'") from error
-    return found
 
 
 def _pipeline(folder: Path) -> StableDiffusionPipeline:

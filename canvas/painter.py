@@ -65,7 +65,7 @@ class Painter:
     def defaults(self) -> models.Defaults:
         """The steps and guidance that a painting's None stands for, and the size of the pictures in pixels.
 
-        See ``guidance`` for paintings without a prompt.
+        See ``guidance`` for paintings without a prompt and layers.
         """
         return self._model.defaults
 
@@ -162,13 +162,15 @@ class Painter:
         )
 
     def guidance(self, painting: Painting) -> float:
-        """The guidance scale that ``painting`` is rendered with: its own; or else the model's, where there is a prompt.
+        """The guidance scale that ``painting`` is rendered with: its own; or else the model's, where it has an effect.
 
-        Without a prompt both halves of the guided batch are the same, and guidance only doubles the work: then it is 1.
+        Without a prompt and without layers both halves of the guided batch are the same, and guidance would only
+        double the work: then it is 1. With layers it strengthens them, for they act on the conditional half only.
         """
         if painting.guidance is not None:
             return painting.guidance
-        return self.defaults.guidance if painting.prompt else 1.0
+        steers = painting.prompt or any(layer.has_effect for layer in painting.layers)
+        return self.defaults.guidance if steers else 1.0
 
     def stream(self, paintings: Iterable[Painting]) -> Iterator[Image.Image]:
         """Pictures of paintings that come faster than they can be rendered: the newest wins.

@@ -14,7 +14,7 @@ and never pass through a decode of all codes: what the SAE does not explain of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +71,18 @@ def brush_vector(sae: SAE, features: FeatureSet) -> Tensor:
     return (weights * sae.mean[index]) @ sae.W_dec[index]
 
 
+def reach(edits: Iterable[Edit], height: int, width: int) -> Tensor:
+    """How far edits may be felt: ``[1, 1, height, width]``, 1 under their masks and about one cell of a 16×16 grid
+    around them, falling to 0 over another.
+    """
+    covered = np.zeros((height, width), np.float32)
+    for edit in edits:
+        covered = np.maximum(covered, edit.mask.coverage(height, width))
+    cell = max(1, height // 16)
+    grown = F.max_pool2d(torch.from_numpy(covered)[None, None], 2 * cell + 1, 1, cell)
+    return F.avg_pool2d(grown, 2 * cell + 1, 1, cell, count_include_pad=False)
+
+
 class BlockEdits:
     """Every edit at one block, ready to be applied at each step of one picture.
 
@@ -107,7 +119,7 @@ class BlockEdits:
             if parts.replaced is not None:
                 delta = delta - parts.replaced * x
             if parts.scaled is not None:
-                delta = delta + (_codes(self.sae, x, parts.features) * parts.scaled) @ self.sae.W_dec[parts.features]
+                delta = delta + (self.sae.encode(x, parts.features) * parts.scaled) @ self.sae.W_dec[parts.features]
         return delta.transpose(1, 2).unflatten(2, (height, width)).to(device=o.device, dtype=o.dtype)
 
     def _prepare(self, active: Sequence[int], height: int, width: int) -> _Parts:
@@ -151,12 +163,6 @@ class _Parts:
     """``[P, n]``: coverage · (s − 1) of each scaled feature."""
     features: Tensor
     """``[n]``: the scaled features."""
-
-
-def _codes(sae: SAE, x: Tensor, features: Tensor) -> Tensor:
-    """``sae.encode(x)[..., features]`` without computing the other features; x is ``[..., d]``."""
-    a = F.linear(x - sae.b_dec, sae.W_enc[features], sae.b_enc[features]).relu()
-    return a * (a > sae.threshold)
 
 
 @contextmanager

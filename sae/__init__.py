@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 from sae.errors import FeaturebrushError, unknown
 
 if TYPE_CHECKING:
-    from sae.activations import Reservoir, block_module, block_names, harvest, record, shuffled
+    from sae.activations import block_module, block_names, record, shuffled
     from sae.atlas import Atlas, FeatureInfo
-    from sae.formats import load
+    from sae.config import TrainConfig
+    from sae.formats import detect, load, save_saelens, save_sparsify
+    from sae.harvest import HarvestConfig
     from sae.labels import FeatureLabels, label_features
     from sae.metrics import evaluate, feature_concept_scores, feature_stats
     from sae.model import SAE, SAEConfig
-    from sae.train import Progress, TrainConfig
+    from sae.shards import ShardReader, ShardWriter
+    from sae.sources import SceneBatch, Scenes, open_scenes
+    from sae.train import Progress
 
 __all__ = [
     "SAE",
@@ -26,30 +30,41 @@ __all__ = [
     "FeatureInfo",
     "FeatureLabels",
     "FeaturebrushError",
+    "HarvestConfig",
     "Progress",
-    "Reservoir",
     "SAEConfig",
+    "SceneBatch",
+    "Scenes",
+    "ShardReader",
+    "ShardWriter",
     "TrainConfig",
     "block_module",
     "block_names",
+    "detect",
     "evaluate",
     "feature_concept_scores",
     "feature_stats",
-    "harvest",
     "label_features",
     "load",
+    "open_scenes",
     "record",
+    "save_saelens",
+    "save_sparsify",
     "shuffled",
 ]
 
 _AT_FIRST_USE = {
-    "load": "sae.formats",
+    **dict.fromkeys(("detect", "load", "save_saelens", "save_sparsify"), "sae.formats"),
     **dict.fromkeys(("SAE", "SAEConfig"), "sae.model"),
-    **dict.fromkeys(("Reservoir", "block_module", "block_names", "harvest", "record", "shuffled"), "sae.activations"),
+    **dict.fromkeys(("block_module", "block_names", "record", "shuffled"), "sae.activations"),
     **dict.fromkeys(("Atlas", "FeatureInfo"), "sae.atlas"),
     **dict.fromkeys(("FeatureLabels", "label_features"), "sae.labels"),
     **dict.fromkeys(("evaluate", "feature_concept_scores", "feature_stats"), "sae.metrics"),
-    **dict.fromkeys(("Progress", "TrainConfig"), "sae.train"),
+    **dict.fromkeys(("ShardReader", "ShardWriter"), "sae.shards"),
+    **dict.fromkeys(("SceneBatch", "Scenes", "open_scenes"), "sae.sources"),
+    "HarvestConfig": "sae.harvest",
+    "Progress": "sae.train",
+    "TrainConfig": "sae.config",
 }
 
 

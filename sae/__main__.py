@@ -3,68 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
-import torch
-from safetensors import SafetensorError, safe_open
+from sae.errors import FeaturebrushError
 
-from sae.errors import FeaturebrushError, unknown
-from sae.formats import load
-from sae.metrics import evaluate
+COMMANDS = {
+    "harvest": ("sae.harvest_cli", "record what a model's blocks do, into shards"),
+    "train": ("sae.training_cli", "train SAEs on shards"),
+    "eval": ("sae.evaluation", "measure an SAE on activations, or inside its model"),
+    "atlas": ("sae.atlas_cli", "examples, neighbours, map and icons of every feature of an SAE"),
+    "label": ("sae.label_cli", "label the features of an SAE, and score the labels"),
+    "concepts": ("sae.concepts_cli", "which of several measured SAEs finds each known concept best"),
+}
+"""Command -> (module, what it does). A module has ``add_arguments(parser)`` and ``run(options)``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it worked, 2 if something given cannot be used, which is said on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m sae", description="Sparse autoencoders of Featurebrush.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("eval", help="measure an SAE on activations")
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="folder with cfg.json and sae.safetensors")
-    command.add_argument(
-        "--activations", type=Path, required=True, metavar="FILE", help="safetensors file with activations [..., d]"
-    )
-    command.add_argument(
-        "--tensor", metavar="NAME", help="which tensor of it; if not given, the SAE's block or the only one there"
-    )
-    command.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
+    parsers = {name: commands.add_parser(name, help=text, description=text) for name, (_, text) in COMMANDS.items()}
+    # Only the module of the command that is asked for is imported: each is slow in its own way.
+    module = import_module(COMMANDS[given[0]][0]) if given and given[0] in COMMANDS else None
+    if module is not None:
+        module.add_arguments(parsers[given[0]])
+    options = parser.parse_args(given)
+    folder = getattr(options, "folder", None)
+    if folder is not None and folder.is_file():
+        options.folder = folder.parent
     try:
-        _evaluate(options)
-    except FeaturebrushError as error:
+        if module is not None:
+            module.run(options)
+    except (FeaturebrushError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    sae = load(options.folder, options.device)
-    measured = evaluate(sae, _activations(options.activations, options.tensor, sae.cfg.block))._asdict()
-    if options.json:
-        print(json.dumps(measured, indent=2))
-        return
-    width = max(map(len, measured))
-    for name, value in measured.items():
-        print(
-            f"{name.replace('_', ' '):{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}"
-        )
-
-
-def _activations(path: Path, name: str | None, block: str) -> torch.Tensor:
-    if not path.is_file():
-        raise FeaturebrushError(f"there is no file {path}: give a safetensors file with activations [..., d]")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if name is None:
-                name = names[0] if len(names) == 1 else block
-            if name not in names:
-                raise unknown("tensor", name, names)
-            return file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise FeaturebrushError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 if __name__ == "__main__":

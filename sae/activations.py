@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sae.errors import FeaturebrushError, unknown
 from sae.model import Site
-
-Batch = TypeVar("Batch")
 
 
 def _blocks(unet: nn.Module) -> dict[str, nn.Module]:
@@ -101,45 +98,6 @@ def record(unet: nn.Module, blocks: Iterable[str], site: Site = "update") -> Ite
             handle.remove()
 
 
-@dataclass(frozen=True)
-class Harvested(Generic[Batch]):
-    """What one batch left behind."""
-
-    batch: Batch
-    """The batch itself, as it was given."""
-    activations: dict[str, Tensor]
-    """Block name -> ``[B, H, W, d]`` float32; several calls of the U-Net follow one another along B."""
-
-
-def harvest(
-    unet: nn.Module,
-    blocks: Iterable[str],
-    batches: Iterable[Batch],
-    run: Callable[[Batch], object],
-    site: Site = "update",
-    device: str | torch.device | None = None,
-) -> Iterator[Harvested[Batch]]:
-    """Run ``run(batch)``, which calls ``unet`` once or more, for each batch and yield what the blocks did.
-
-    Only one batch's activations are held at a time, and the U-Net is hooked only while ``run`` runs, so the consumer
-    may use it between batches. No gradients are kept. ``device`` moves the activations (to the CPU, say).
-
-    Raises `FeaturebrushError` for an unknown block, or if ``run`` did not call the U-Net.
-    """
-    names = tuple(blocks)
-    for batch in batches:
-        with torch.no_grad(), record(unet, names, site) as recorded:
-            run(batch)
-        activations = {}
-        for name in names:
-            calls = recorded.pop(name)
-            if not calls:
-                raise FeaturebrushError(f"nothing reached block {name!r}: run(batch) must call the U-Net given")
-            value = calls[0] if len(calls) == 1 else torch.cat(calls)
-            activations[name] = value if device is None else value.to(device)
-        yield Harvested(batch, activations)
-
-
 def shuffled(chunks: Iterable[Tensor], batch: int, capacity: int, seed: int = 0) -> Iterator[Tensor]:
     """Training batches ``[batch, d]`` in random order from a stream of activations ``[..., d]``.
 
@@ -171,44 +129,3 @@ def shuffled(chunks: Iterable[Tensor], batch: int, capacity: int, seed: int = 0)
             count -= leave
     if count:
         yield from mixed().split(batch)
-
-
-class Reservoir:
-    """A uniform random sample, of bounded size, of a stream of vectors (Vitter's algorithm R)."""
-
-    def __init__(self, capacity: int, seed: int = 0):
-        if capacity < 1:
-            raise FeaturebrushError(f"capacity must be at least 1, not {capacity}")
-        self.capacity = capacity
-        self.seen = 0
-        """How many vectors were offered."""
-        self._generator = torch.Generator().manual_seed(seed)
-        self._kept: Tensor | None = None
-
-    def add(self, activations: Tensor) -> None:
-        """Offer the vectors of ``activations [..., d]``, which are copied; the first call sets device and dtype."""
-        rows = activations.reshape(-1, activations.shape[-1])
-        if self._kept is None:
-            self._kept = rows.new_empty((self.capacity, rows.shape[1]))
-        if rows.shape[1] != self._kept.shape[1]:
-            raise FeaturebrushError(f"vectors of width {rows.shape[1]} given after ones of {self._kept.shape[1]}")
-        first = min(len(rows), max(0, self.capacity - self.seen))
-        self._kept[self.seen : self.seen + first] = rows[:first]
-        later = torch.arange(first, len(rows))
-        # The n-th vector, counted from 1, takes the place drawn from n places, if that is one of the reservoir's.
-        draws = torch.rand(len(later), generator=self._generator, dtype=torch.float64) * (self.seen + later + 1)
-        place = draws.long()
-        stays = place < self.capacity
-        place, later = place[stays], later[stays]
-        # Of several that drew one place, the last stays.
-        taken, group = place.unique(return_inverse=True)
-        winner = torch.zeros_like(taken).scatter_reduce_(0, group, later, "amax")
-        self._kept[taken.to(rows.device)] = rows[winner.to(rows.device)]
-        self.seen += len(rows)
-
-    @property
-    def rows(self) -> Tensor:
-        """The sample ``[min(seen, capacity), d]``, in no particular order; a view, which later calls change."""
-        if self._kept is None:
-            raise FeaturebrushError("the reservoir is empty: add activations first")
-        return self._kept[: min(self.seen, self.capacity)]

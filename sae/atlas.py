@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from sae.errors import FeaturebrushError, unknown
-from sae.formats import read_json, write_json
+from sae.files import read_json, write_json
 from sae.labels import FeatureLabels
 from sae.model import QUANTILE_LEVELS, SAE
 
@@ -35,7 +35,9 @@ class FeatureInfo:
     label: str | None = None
     """The concept that it finds best, if one was found."""
     score: float = 0.0
-    """F1 of that label on held-out images, 0..1."""
+    """How well that label fits on held-out images, 0..1: F1, or a labeller's detection score; 1 for a user's label."""
+    by_user: bool = False
+    """Whether the label is a user's."""
 
     def __post_init__(self) -> None:
         for name in ("density", "mean", "p99", "score"):
@@ -106,8 +108,27 @@ class Atlas:
         except FeaturebrushError as error:
             raise FeaturebrushError(f"{path}: {error}") from error
 
+    def with_user_labels(self, labels: Mapping[int, str]) -> Atlas:
+        """The same, with a user's labels (`sae.labellers.user.read_user_labels`) in place of those found."""
+        for index in labels:
+            _ = self[index]
+        return Atlas(
+            self.block,
+            tuple(
+                replace(info, label=labels[info.index], score=1.0, by_user=True) if info.index in labels else info
+                for info in self.features
+            ),
+        )
+
     def save(self, folder: str | Path) -> None:
-        """Write ``atlas.json`` into ``folder``, which is made if it is not there: one list per column."""
+        """Write ``atlas.json`` into ``folder``, which is made if it is not there: one list per column.
+
+        Refuses an atlas with a user's labels: they are kept apart, and what they stand before must not be lost.
+        """
+        if any(info.by_user for info in self.features):
+            raise FeaturebrushError(
+                "this atlas has a user's labels, which have their own file: save the atlas without them"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: [getattr(info, name) for info in self.features] for name in COLUMNS}

@@ -38,32 +38,75 @@ class Evaluation(NamedTuple):
     """How many it was measured on."""
 
 
-@torch.no_grad()
+class Measures:
+    """Sums over any number of vectors from which `Evaluation` follows: one pass, and memory that does not grow.
+
+    Sums are float64, of the vectors less the first one, so that a mean far from 0 costs no digits.
+    """
+
+    def __init__(self, sae: SAE):
+        self.sae = sae
+        self.vectors = 0
+        """How many were added."""
+        device = sae.W_enc.device
+        self._first: Tensor | None = None
+        self._sum, self._squares, self._error = torch.zeros(3, sae.cfg.d_in, dtype=torch.float64, device=device)
+        self._active = torch.zeros(sae.cfg.n_features, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, x: Tensor) -> None:
+        """Take account of the vectors of ``x [..., d]``."""
+        for chunk in _chunks(self.sae, x):
+            if len(chunk) == 0:
+                continue
+            if self._first is None:
+                self._first = chunk[0].double()
+            z = self.sae.encode(chunk)
+            off = chunk.double() - self._first
+            self._sum += off.sum(0)
+            self._squares += off.square().sum(0)
+            self._error += (chunk - self.sae.decode(z)).double().square().sum(0)
+            self._active += (z > 0).sum(0)
+            self.vectors += len(chunk)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean ``[d]`` (float64) of the vectors; `FeaturebrushError` if there are none."""
+        if self._first is None:
+            raise FeaturebrushError("there are no vectors to measure on: give at least one")
+        return self._first + self._sum / self.vectors
+
+    @property
+    def _variance(self) -> Tensor:
+        """``Σ(x − mean)²``, ``[d]``."""
+        if self._first is None:
+            raise FeaturebrushError("there are no vectors to measure on: give at least one")
+        return (self._squares - self._sum.square() / self.vectors).clamp(min=0)
+
+    def channels(self) -> Tensor:
+        """``1 − Σ(x_c − x̂_c)² / Σ(x_c − mean_c)²`` of every channel, ``[d]`` float64; NaN where it never varies."""
+        variance = self._variance
+        return torch.where(variance > 0, 1 - self._error / variance, torch.nan)
+
+    def result(self) -> Evaluation:
+        """All the measures; `FeaturebrushError` if there are no vectors, or if they are all equal."""
+        variance, channels = self._variance, self.channels()
+        if not bool((variance > 0).any()):
+            raise FeaturebrushError("the vectors are all equal: there is no variance to explain")
+        return Evaluation(
+            variance_unexplained=(self._error.sum() / variance.sum()).item(),
+            mean_channel_explained_variance=channels.nanmean().item(),
+            l0=self._active.sum().item() / self.vectors,
+            dead_share=(self._active == 0).double().mean().item(),
+            vectors=self.vectors,
+        )
+
+
 def evaluate(sae: SAE, x: Tensor) -> Evaluation:
     """All the measures of ``sae`` on ``x [..., d]`` at once; memory is bounded, sums are float64."""
-    n = x[..., 0].numel()
-    if n == 0:
-        raise FeaturebrushError(f"there are no vectors to measure on: the shape is {list(x.shape)}")
-    total = sum(chunk.double().sum(0) for chunk in _chunks(sae, x))
-    mean = torch.as_tensor(total) / n
-    variance = torch.zeros_like(mean)
-    error = torch.zeros_like(mean)
-    active = torch.zeros(sae.cfg.n_features, dtype=torch.int64, device=mean.device)
-    for chunk in _chunks(sae, x):
-        z = sae.encode(chunk)
-        variance += (chunk.double() - mean).square().sum(0)
-        error += (chunk - sae.decode(z)).double().square().sum(0)
-        active += (z > 0).sum(0)
-    varied = variance > 0
-    if not varied.any():
-        raise FeaturebrushError("the vectors are all equal: there is no variance to explain")
-    return Evaluation(
-        variance_unexplained=(error.sum() / variance.sum()).item(),
-        mean_channel_explained_variance=(1 - error[varied] / variance[varied]).mean().item(),
-        l0=active.sum().item() / n,
-        dead_share=(active == 0).double().mean().item(),
-        vectors=n,
-    )
+    measures = Measures(sae)
+    measures.add(x)
+    return measures.result()
 
 
 def variance_unexplained(sae: SAE, x: Tensor) -> float:
@@ -100,6 +143,29 @@ class FeatureStats(NamedTuple):
     levels: tuple[float, ...]
 
 
+class DensityHistogram(NamedTuple):
+    """How many features are active how often."""
+
+    edges: tuple[float, ...]
+    """Bounds of the bins, ascending, from the lowest density told apart to 1."""
+    counts: tuple[int, ...]
+    """Features per bin, one less than edges; those below the lowest edge are in the first bin."""
+    dead: int
+    """Features never active; in no bin."""
+
+
+def density_histogram(density: Tensor, decades: int = 6, per_decade: int = 4) -> DensityHistogram:
+    """Histogram of ``density [F]`` (0..1) over ``decades`` powers of ten below 1."""
+    if density.dim() != 1 or bool(((density < 0) | (density > 1)).any()):
+        raise FeaturebrushError(f"densities are a vector [F] of numbers from 0 to 1, not {list(density.shape)}")
+    steps = torch.arange(-decades * per_decade, 1, dtype=torch.float64)
+    edges = 10 ** (steps / per_decade)
+    active = density[density > 0].double().cpu()
+    places = torch.bucketize(active, edges[1:-1], right=True)
+    counts = torch.bincount(places, minlength=len(edges) - 1)
+    return DensityHistogram(tuple(edges.tolist()), tuple(counts.tolist()), len(density) - len(active))
+
+
 BITS = 17
 """Bits dropped from a float32 to make its histogram bin: 64 bins per octave are left."""
 BINS = 1024
@@ -131,8 +197,8 @@ def feature_stats(sae: SAE, batches: Iterable[Tensor], levels: Sequence[float] =
             if len(values) == 0:
                 continue
             if base is None:
-                # Without a threshold to start from, leave 12 octaves below the highest value and 4 above.
-                lowest = sae.threshold.item() or values.max().item() / 2**12
+                # Thresholds may be 0, or far below what is active: leave at most 12 octaves below the highest value.
+                lowest = max(sae.threshold.min().item(), values.max().item() / 2**12)
                 base = int(torch.tensor(lowest).view(torch.int32)) >> BITS
             # A positive float32's bits, read as an integer, grow with it: dropping low bits bins it by ratio.
             bins = ((values.view(torch.int32) >> BITS) - base).clamp(0, BINS - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from sae.errors import FeaturebrushError, unknown
 
 Site = Literal["update", "output"]
-Architecture = Literal["batchtopk"]
+Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "relu"]
 
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """The levels of the columns of ``SAE.quantiles``; part of version 1 of the format."""
@@ -32,13 +33,17 @@ class SAEConfig:
     n_features: int
     """Number F of features."""
     k: int
-    """Features active per position on average, while training: 1..F."""
+    """Features active per position, 1..F: exactly (where as many are positive) for topk, on average while training for
+    batchtopk and matryoshka; for jumprelu and relu the nominal L0, F where it is not known."""
     block: str = ""
     """The block that the SAE sits at, as in ``down.1.0``; empty if it is tied to none."""
     site: Site = "update"
     """What is encoded: the block's update (output − input) or its output."""
     architecture: Architecture = "batchtopk"
-    """How the active features are chosen."""
+    """How the active features are chosen; see `SAE`."""
+    prefixes: tuple[int, ...] = ()
+    """Sizes of a matryoshka SAE's nested dictionaries, ascending, the last one F; empty where they are not known, and
+    for every other architecture."""
 
     def __post_init__(self) -> None:
         for name in ("d_in", "n_features", "k"):
@@ -53,10 +58,20 @@ class SAEConfig:
             raise unknown("site", self.site, get_args(Site))
         if self.architecture not in get_args(Architecture):
             raise unknown("architecture", self.architecture, get_args(Architecture))
+        self._check_prefixes()
+
+    def _check_prefixes(self) -> None:
+        sizes = self.prefixes
+        if not isinstance(sizes, tuple) or any(type(size) is not int or size < 1 for size in sizes):
+            raise FeaturebrushError(f"prefixes must be a tuple of whole numbers of at least 1, not {sizes!r}")
+        if sizes and self.architecture != "matryoshka":
+            raise FeaturebrushError(f"prefixes {sizes} are for architecture 'matryoshka', not {self.architecture!r}")
+        if sizes and (sizes[-1] != self.n_features or any(a >= b for a, b in pairwise(sizes))):
+            raise FeaturebrushError(f"prefixes must ascend and end with n_features = {self.n_features}, not {sizes}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "prefixes": list(self.prefixes)}
 
 
 def tensor_shapes(cfg: SAEConfig) -> dict[str, tuple[int, ...]]:
@@ -67,7 +82,7 @@ def tensor_shapes(cfg: SAEConfig) -> dict[str, tuple[int, ...]]:
         "b_enc": (f,),
         "W_dec": (f, d),
         "b_dec": (d,),
-        "threshold": (),
+        "threshold": (f,) if cfg.architecture == "jumprelu" else (),
         "mean": (f,),
         "density": (f,),
         "quantiles": (f, len(QUANTILE_LEVELS)),
@@ -75,18 +90,28 @@ def tensor_shapes(cfg: SAEConfig) -> dict[str, tuple[int, ...]]:
 
 
 STATISTICS = ("mean", "density", "quantiles")
+WITHOUT_THRESHOLD = ("topk", "relu")
+"""Architectures that do not use ``threshold``."""
 
 
 class SAE(nn.Module):
-    """``a = relu((u − b_dec) W_encᵀ + b_enc)``, ``z = a · (a > threshold)``, ``û = z W_dec + b_dec``.
+    """``a = relu((u − b_dec) W_encᵀ + b_enc)``, ``z = choose(a)``, ``û = z W_dec + b_dec``.
 
-    A BatchTopK SAE at inference (arXiv 2412.06410, section 3): the batch-wide choice of training is replaced by one
-    global threshold, so a position's codes do not depend on the positions beside it. Nothing here requires gradients.
+    What is chosen, by ``cfg.architecture``; the rest of a is set to 0, and a position's codes never depend on the
+    positions beside it:
 
-    Tensors, with d = ``cfg.d_in`` and F = ``cfg.n_features``: ``W_enc [F, d]``, ``b_enc [F]``, ``W_dec [F, d]`` (rows
-    of unit length: the features' directions), ``b_dec [d]``, ``threshold []`` (≥ 0). Statistics of each feature, zero
-    until measured: ``mean [F]`` over the positions where it is active, ``density [F]`` (share of positions where it is
-    active, 0..1), ``quantiles [F, Q]`` of its active values at `QUANTILE_LEVELS`. All in the activations' own units.
+    - topk: the k largest, all if fewer are positive (Gao et al., arXiv 2406.04093)
+    - batchtopk: ``a > threshold``, which stands in for the batch-wide choice of training (Bussmann et al., 2412.06410)
+    - matryoshka: the same; training also reconstructed from nested prefixes of the features (Bussmann et al.,
+      2503.17547)
+    - jumprelu: ``a > threshold``, one for each feature (Rajamanoharan et al., 2407.14435)
+    - relu: ``a > 0``
+
+    Tensors, with d = ``cfg.d_in`` and F = ``cfg.n_features``: ``W_enc [F, d]``, ``b_enc [F]``, ``W_dec [F, d]`` (rows:
+    the features' directions; of unit length in our own format), ``b_dec [d]``, ``threshold`` (≥ 0; ``[F]`` for
+    jumprelu, else ``[]``; topk and relu do not use it). Statistics of each feature, zero until measured: ``mean [F]``
+    over the positions where it is active, ``density [F]`` (share of positions where it is active, 0..1), ``quantiles
+    [F, Q]`` of its active values at `QUANTILE_LEVELS`. All in the activations' own units. Nothing requires gradients.
     """
 
     W_enc: Tensor
@@ -99,21 +124,22 @@ class SAE(nn.Module):
     quantiles: Tensor
 
     def __init__(self, cfg: SAEConfig, tensors: Mapping[str, Tensor]):
-        """Take ``tensors`` (copied, as float32) by the names above; the statistics may be left out.
+        """Take ``tensors`` (copied, as float32) by the names above.
 
-        Raises `FeaturebrushError` for a tensor that is missing, of a wrong shape, not finite, or rows of ``W_dec`` that
-        are not of unit length.
+        The statistics may be left out; for topk and relu, ``threshold`` too. Raises `FeaturebrushError` for a tensor
+        that is missing, unknown, of a wrong shape or not finite, and for a threshold below 0.
         """
         super().__init__()
         self.cfg = cfg
         shapes = tensor_shapes(cfg)
+        optional = {*STATISTICS, *(["threshold"] if cfg.architecture in WITHOUT_THRESHOLD else [])}
         for name in tensors:
             if name not in shapes:
                 raise unknown("SAE tensor", name, shapes)
         for name, shape in shapes.items():
             if name in tensors:
                 value = tensors[name].detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
-            elif name in STATISTICS:
+            elif name in optional:
                 value = torch.zeros(shape)
             else:
                 raise FeaturebrushError(f"the SAE has no tensor {name!r}: expected {', '.join(shapes)}")
@@ -122,19 +148,32 @@ class SAE(nn.Module):
             if not torch.isfinite(value).all():
                 raise FeaturebrushError(f"{name} holds values that are not finite numbers")
             self.register_buffer(name, value)
-        off = (self.W_dec.norm(dim=1) - 1).abs().max().item()
-        if off > 1e-2:
-            raise FeaturebrushError(f"the rows of W_dec must have length 1, but one is off by {off:.3g}")
-        if self.threshold.item() < 0:
-            raise FeaturebrushError(f"threshold must be 0 or more, not {self.threshold.item():.6g}")
+        lowest = self.threshold.min().item()
+        if lowest < 0:
+            raise FeaturebrushError(f"threshold must be 0 or more, not {lowest:.6g}")
         self.eval()
 
-    def encode(self, u: Tensor) -> Tensor:
-        """Codes ``z [..., F]`` ≥ 0 of activations ``u [..., d]``, in the SAE's dtype."""
+    def encode(self, u: Tensor, features: Tensor | None = None) -> Tensor:
+        """Codes ``z [..., F]`` ≥ 0 of activations ``u [..., d]``, in the SAE's dtype.
+
+        With ``features [n]`` (indices), only theirs, ``[..., n]``, and only theirs are computed, but for topk, where
+        the choice of one depends on all.
+        """
         if u.shape[-1] != self.cfg.d_in:
             raise FeaturebrushError(f"activations of width {u.shape[-1]} given to an SAE of width {self.cfg.d_in}")
-        a = F.linear(u.to(self.W_enc.dtype) - self.b_dec, self.W_enc, self.b_enc).relu()
-        return a * (a > self.threshold)
+        W_enc, b_enc, threshold = self.W_enc, self.b_enc, self.threshold
+        partly = features is not None and self.cfg.architecture != "topk"
+        if partly:
+            W_enc, b_enc = W_enc[features], b_enc[features]
+            threshold = threshold[features] if threshold.dim() else threshold
+        a = F.linear(u.to(W_enc.dtype) - self.b_dec, W_enc, b_enc).relu()
+        match self.cfg.architecture:
+            case "topk":
+                top = a.topk(self.cfg.k, dim=-1, sorted=False)
+                a = torch.zeros_like(a).scatter_(-1, top.indices, top.values)
+            case "batchtopk" | "matryoshka" | "jumprelu":
+                a = a * (a > threshold)
+        return a if features is None or partly else a[..., features]
 
     def decode(self, z: Tensor) -> Tensor:
         """Activations ``û [..., d]`` of codes ``z [..., F]``."""

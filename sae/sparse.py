@@ -7,7 +7,8 @@ work on zeros. What stays dense is one product, the encoder's forward pass, whic
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,13 +49,24 @@ class Support:
             fired=fired,
         )
 
+    def within(self, ends: tuple[int, ...]) -> Support:
+        """The same entries in finer bags: one for each row and each part of the features, ``[B · G]``.
+
+        ``ends`` are the ascending ends of the G parts; bag ``row · G + g`` holds the row's features of part g.
+        """
+        parts = len(ends)
+        edges = torch.tensor(ends[:-1], device=self.cols.device)
+        bags = self.rows * parts + torch.bucketize(self.cols, edges, right=True)
+        starts = _starts(torch.bincount(bags, minlength=(len(self.row_starts) - 1) * parts))
+        return replace(self, rows=bags, row_starts=starts)
+
 
 def _starts(counts: Tensor) -> Tensor:
     return F.pad(counts.cumsum(0), (1, 0))
 
 
 def _stable_order(keys: Tensor, n: int) -> Tensor:
-    if keys.is_cuda or n > 2**16:
+    if keys.device.type != "cpu" or n > 2**16:
         return torch.argsort(keys, stable=True)
     # numpy sorts 16-bit keys by radix: 7 times as fast as torch's sort.
     return torch.from_numpy(np.argsort(keys.numpy().astype(np.uint16), kind="stable"))
@@ -62,7 +74,7 @@ def _stable_order(keys: Tensor, n: int) -> Tensor:
 
 def positions_where(mask: Tensor) -> Tensor:
     """The ascending flat positions ``[n]`` at which the contiguous bool array ``mask`` is true."""
-    if mask.is_cuda:
+    if mask.device.type != "cpu":
         return mask.flatten().nonzero().squeeze(1)
     # numpy skips runs of false; torch's nonzero takes 5 times as long on masks as empty as these.
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
@@ -87,6 +99,27 @@ def largest_positive(a: Tensor, n_keep: int, guess: float = 0.0) -> tuple[Tensor
         return candidates, values.min().item()
     smallest = values.kthvalue(len(values) - n_keep + 1).values
     return candidates[values >= smallest], smallest.item()
+
+
+def largest_per_row(a: Tensor, k: int) -> Tensor:
+    """The flat ascending positions of the k largest elements of each row of ``a [B, F]``, those above 0 only."""
+    n_rows, width = a.shape
+    if a.device.type == "cpu" and 0 < k < width:
+        least = torch.from_numpy(_kth_largest(a.detach().numpy(), k)).clamp(min=torch.finfo(a.dtype).tiny)
+        kept = positions_where(a >= least.unsqueeze(1))
+        if len(kept) <= n_rows * k:  # more only where elements are equal
+            return kept
+    cols = a.topk(min(k, width), dim=1, sorted=False).indices.sort(dim=1).values
+    flat = (cols + torch.arange(n_rows, device=a.device).unsqueeze(1) * width).flatten()
+    return flat[a.flatten()[flat] > 0]
+
+
+def _kth_largest(a: np.ndarray, k: int) -> np.ndarray:
+    """The kth largest element of each row: ``[B]``. numpy's vectorised partition takes a third of torch's topk."""
+    place = a.shape[1] - k
+    parts = [part for part in np.array_split(a, torch.get_num_threads()) if len(part)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate(list(pool.map(lambda part: np.partition(part, place, axis=1)[:, place], parts)))
 
 
 def _weighted_sums(table: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 from canvas import Mask, Painter, Painting
 from canvas.concepts import ConceptNames
+from canvas.storybook.dictionary import BLOCKS
+from sae.atlas_table import TABLE_FILE
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "assets" / "storybook"
@@ -43,6 +45,8 @@ def test_every_weight_says_where_it_comes_from():
 def test_weights_are_safetensors_in_half_precision():
     assert not [p for p in (ROOT / "assets").rglob("*") if p.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}]
     for path in weights():
+        if path.name == TABLE_FILE:
+            continue  # counts and heatmaps, no weights
         with safe_open(path, "pt") as file:
             large = [n for n in file.keys() if file.get_tensor(n).numel() > 2**13]  # noqa: SIM118 - not a dict
             assert large
@@ -74,7 +78,7 @@ def test_without_layers_the_picture_is_the_pipelines_bit_for_bit(painter, prompt
 def test_there_is_much_to_paint_with(painter):
     assert len(painter.concepts) >= 40
     assert len({c.group for c in painter.concepts}) >= 8
-    assert painter.blocks == ("down.1.0", "up.0.2")
+    assert painter.blocks == BLOCKS
     for block in painter.blocks:
         assert len(painter.features(block)) >= 512
         assert sum(bool(f.label) for f in painter.features(block)) >= 20
@@ -92,10 +96,7 @@ def test_names_and_synonyms_find_one_concept(painter):
             assert names.find(synonym)
 
 
-LEAKS = pytest.mark.xfail(reason="the young model's moon brings night with it: as much changes outside as inside")
-
-
-@pytest.mark.parametrize("concept", ["castle", "tree", pytest.param("moon", marks=LEAKS)])
+@pytest.mark.parametrize("concept", ["castle", "tree", "pine", "balloon"])
 def test_a_stroke_changes_its_place_more_than_the_rest(painter, concept):
     mask = Mask.disc(0.5, 0.5, 0.16)
     plain = Painting(seed=12)

@@ -270,3 +270,28 @@ def test_a_consumer_that_stops_early_lets_the_source_go(painter) -> None:
     next(stream)
     stream.close()
     assert closed.wait(10)
+
+
+def test_guidance_counts_where_there_is_something_to_guide(painter) -> None:
+    defaults = replace(painter.defaults, guidance=2.5)
+    painter = Painter(replace(painter._model, defaults=defaults))
+    plain = Painting(model=painter.model, seed=3)
+    assert painter.guidance(plain) == 1.0
+    assert painter.guidance(plain.replace(prompt="a castle")) == 2.5
+    painted = plain.paint("castle", DISC)
+    assert painter.guidance(painted) == 2.5
+    assert painter.guidance(painted.with_layer(0, visible=False)) == 1.0
+    assert painter.guidance(painted.replace(guidance=1.5)) == 1.5
+
+
+def test_without_a_prompt_what_is_beyond_reach_is_predicted_unpainted(painter) -> None:
+    """One step: the latents beyond the stroke's reach are those of the unpainted picture, bit for bit."""
+    plain = Painting(model=painter.model, seed=3, steps=1, guidance=3.0)
+    painted = plain.paint("castle", Mask.rect(0, 0, 0.25, 0.25), 3.0)
+    before, after = (painter.engine.latents(painter.plan(p)) for p in (plain, painted))
+    changed = (before != after).any(1)[0]
+    half = changed.shape[-1] // 2
+    assert changed[: half // 2, : half // 2].any()
+    assert not changed[half:, :].any() and not changed[:, half:].any()
+    words = [painter.engine.latents(painter.plan(p.replace(prompt="a castle"))) for p in (plain, painted)]
+    assert (words[0] != words[1]).any(1)[0][half:, half:].any(), "with a prompt guidance is the same everywhere"

@@ -8,7 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae import FeaturebrushError, Reservoir, block_module, block_names, harvest, record, shuffled
+from sae import FeaturebrushError, block_module, block_names, record, shuffled
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +89,6 @@ def test_an_exception_leaves_nothing_either(unet: UNet2DConditionModel) -> None:
     assert hooks(unet) == 0
 
 
-def test_harvest_gives_each_batch_with_its_activations(unet: UNet2DConditionModel) -> None:
-    names = ["down.1.0", "mid.0"]
-    for expected, got in zip([3, 4], harvest(unet, names, [3, 4], lambda seed: call(unet, seed)), strict=True):
-        assert got.batch == expected and hooks(unet) == 0
-        with record(unet, names) as recorded:
-            call(unet, expected)
-        assert all(torch.equal(got.activations[name], recorded[name][0]) for name in names)
-
-
-def test_harvest_joins_several_calls_and_needs_one(unet: UNet2DConditionModel) -> None:
-    got = next(harvest(unet, ["mid.0"], [0], lambda _: [call(unet, seed) for seed in (0, 1, 2)]))
-    assert got.activations["mid.0"].shape == (6, 4, 4, 16)
-    with pytest.raises(FeaturebrushError, match="run"):
-        next(harvest(unet, ["mid.0"], [0], lambda _: None))
-    with pytest.raises(ZeroDivisionError):
-        next(harvest(unet, ["mid.0"], [0], lambda _: 1 // 0))
-    assert hooks(unet) == 0
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40), max_size=8),
@@ -129,25 +110,3 @@ def test_shuffling_mixes_and_keeps_shape() -> None:
     rows = torch.cat(list(shuffled([torch.arange(400.0).reshape(2, 10, 10, 2)], 32, 100)))
     assert rows.shape == (200, 2) and torch.equal(rows[:, 0] + 1, rows[:, 1])
     assert (rows[1:, 0] < rows[:-1, 0]).float().mean() > 0.3
-
-
-def test_reservoir_samples_uniformly() -> None:
-    counts = torch.zeros(40)
-    for seed in range(600):
-        reservoir = Reservoir(10, seed)
-        for chunk in torch.arange(40.0)[:, None].split([3, 13, 1, 20, 3]):
-            reservoir.add(chunk)
-        assert reservoir.seen == 40 and len(set(reservoir.rows.flatten().tolist())) == 10
-        counts[reservoir.rows.flatten().long()] += 1
-    # Each is kept in a quarter of 600 trials: 150 with a standard deviation of 10.6.
-    assert counts.min() > 100 and counts.max() < 200
-
-
-def test_reservoir_keeps_all_while_there_is_room() -> None:
-    reservoir = Reservoir(10)
-    with pytest.raises(FeaturebrushError, match="empty"):
-        _ = reservoir.rows
-    reservoir.add(torch.arange(12.0).reshape(1, 2, 2, 3))
-    assert torch.equal(reservoir.rows, torch.arange(12.0).reshape(4, 3))
-    with pytest.raises(FeaturebrushError, match="width 2"):
-        reservoir.add(torch.zeros(1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,20 +16,25 @@ import sae
 from sae import SAE, Atlas, FeaturebrushError, FeatureInfo, SAEConfig
 from sae.__main__ import main
 from sae.labels import FeatureLabels
-from sae.model import QUANTILE_LEVELS
+from sae.model import QUANTILE_LEVELS, Architecture
 from sae.train import unscaled
 
 
-def make_sae(d: int = 6, f: int = 10, seed: int = 0, threshold: float = 0.3) -> SAE:
+def make_sae(
+    d: int = 6, f: int = 10, seed: int = 0, threshold: float = 0.3, architecture: Architecture = "batchtopk"
+) -> SAE:
     g = torch.Generator().manual_seed(seed)
+    prefixes = (2, 5, f) if architecture == "matryoshka" else ()
     return SAE(
-        SAEConfig(d, f, 3, "down.1.0"),
+        SAEConfig(d, f, 3, "down.1.0", architecture=architecture, prefixes=prefixes),
         {
             "W_enc": torch.randn(f, d, generator=g),
             "b_enc": torch.randn(f, generator=g),
             "W_dec": torch.nn.functional.normalize(torch.randn(f, d, generator=g), dim=1),
             "b_dec": torch.randn(d, generator=g),
-            "threshold": torch.tensor(threshold),
+            "threshold": threshold * (0.5 + torch.rand(f, generator=g))
+            if architecture == "jumprelu"
+            else torch.tensor(threshold),
             "mean": torch.rand(f, generator=g),
             "density": torch.rand(f, generator=g),
             "quantiles": torch.rand(f, len(QUANTILE_LEVELS), generator=g).sort(dim=1).values,
@@ -46,6 +52,11 @@ def make_sae(d: int = 6, f: int = 10, seed: int = 0, threshold: float = 0.3) -> 
         ({"block": "down.1"}, "down.i.j"),
         ({"site": "updates"}, "did you mean 'update'"),
         ({"architecture": "batchtop"}, "did you mean 'batchtopk'"),
+        ({"prefixes": (5, 10)}, "for architecture 'matryoshka', not 'batchtopk'"),
+        ({"prefixes": (5, 9), "architecture": "matryoshka"}, "end with n_features = 10"),
+        ({"prefixes": (5, 5, 10), "architecture": "matryoshka"}, "ascend"),
+        ({"prefixes": (0, 10), "architecture": "matryoshka"}, "at least 1"),
+        ({"prefixes": [5, 10], "architecture": "matryoshka"}, "tuple"),
     ],
 )
 def test_config_refuses_what_cannot_be(changes: dict, says: str) -> None:
@@ -53,23 +64,81 @@ def test_config_refuses_what_cannot_be(changes: dict, says: str) -> None:
         SAEConfig(**{"d_in": 6, "n_features": 10, "k": 3, **changes})
 
 
-def test_encode_and_decode_follow_the_equations() -> None:
-    s = make_sae()
+ARCHITECTURES = get_args(Architecture)
+
+
+def chosen(s: SAE, a: torch.Tensor) -> torch.Tensor:
+    """The codes of one vector's activations ``a [F]``, one feature at a time."""
+    z = torch.zeros_like(a)
+    for i in range(len(a)):
+        match s.cfg.architecture:
+            case "topk":
+                keep = int((a > a[i]).sum()) < s.cfg.k
+            case "relu":
+                keep = True
+            case "jumprelu":
+                keep = bool(a[i] > s.threshold[i])
+            case _:
+                keep = bool(a[i] > s.threshold)
+        z[i] = a[i] if keep and a[i] > 0 else 0
+    return z
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_encode_and_decode_follow_the_equations(architecture: Architecture) -> None:
+    s = make_sae(architecture=architecture)
     u = torch.randn(2, 3, 6)
     z = s.encode(u)
     assert z.shape == (2, 3, 10)
-    for i in range(10):
-        a = ((u - s.b_dec) * s.W_enc[i]).sum(-1) + s.b_enc[i]
-        torch.testing.assert_close(z[..., i], torch.where(a > 0.3, a, 0.0))
+    for i in range(2):
+        for j in range(3):
+            a = torch.stack([((u[i, j] - s.b_dec) * s.W_enc[f]).sum() + s.b_enc[f] for f in range(10)])
+            torch.testing.assert_close(z[i, j], chosen(s, a), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(s(u), sum(z[..., i, None] * s.W_dec[i] for i in range(10)) + s.b_dec)
     assert not any(t.requires_grad for t in s.tensors().values())
     assert s.encode(u.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_codes_of_some_features_are_those_of_all(architecture: Architecture) -> None:
+    s = make_sae(architecture=architecture)
+    u = torch.randn(4, 3, 6)
+    features = torch.tensor([7, 0, 7, 3])
+    torch.testing.assert_close(s.encode(u, features), s.encode(u)[..., features])
+    assert s.encode(u, features[:0]).shape == (4, 3, 0)
+
+
+def test_topk_keeps_what_is_positive_where_that_is_less_than_k() -> None:
+    s = make_sae(architecture="topk")
+    low = SAE(s.cfg, {**s.tensors(), "b_enc": torch.full((10,), -100.0)})
+    assert not low.encode(torch.randn(5, 6)).any()
+    one = SAE(s.cfg, {**s.tensors(), "b_enc": torch.tensor([-100.0] * 9 + [100.0])})
+    assert (one.encode(torch.randn(5, 6)) > 0).sum(1).tolist() == [1] * 5
+    assert ((s.encode(torch.randn(50, 6)) > 0).sum(1) <= 3).all()
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_an_architecture_without_threshold_needs_none(architecture: Architecture) -> None:
+    s = make_sae(architecture=architecture)
+    t = SAE(s.cfg, {name: value for name, value in s.tensors().items() if name != "threshold"})
+    u = torch.randn(5, 6)
+    assert t.threshold == 0 and torch.equal(t.encode(u), s.encode(u))
+    with pytest.raises(FeaturebrushError, match="no tensor 'threshold'"):
+        SAE(make_sae().cfg, {name: value for name, value in s.tensors().items() if name != "threshold"})
 
 
 def test_a_position_does_not_depend_on_the_others() -> None:
     s = make_sae()
     u = torch.randn(5, 6)
     torch.testing.assert_close(s.encode(u)[2], s.encode(u[2]))
+
+
+def test_rows_of_any_length_are_taken() -> None:
+    s = make_sae()
+    rows = torch.arange(10)[:, None] * s.W_dec
+    t = SAE(s.cfg, {**s.tensors(), "W_dec": rows})
+    u = torch.randn(5, 6)
+    torch.testing.assert_close(t(u), s.encode(u) @ rows + s.b_dec)
 
 
 def test_wrong_width_is_said() -> None:
@@ -81,9 +150,9 @@ def test_wrong_width_is_said() -> None:
     ("name", "value", "says"),
     [
         ("W_enc", torch.zeros(10, 5), r"\[10, 5\]: expected \[10, 6\]"),
-        ("W_dec", torch.ones(10, 6), "length 1"),
         ("b_enc", torch.full((10,), float("nan")), "not finite"),
         ("threshold", torch.tensor(-1.0), "0 or more"),
+        ("threshold", torch.zeros(10), r"\[10\]: expected \[\]"),
         ("W_dce", torch.zeros(1), "did you mean 'W_dec'"),
     ],
 )
@@ -107,8 +176,9 @@ def test_unscaled_commutes_with_scaling(scale: float, seed: int) -> None:
     torch.testing.assert_close(big.W_dec, s.W_dec)
 
 
-def test_saved_and_loaded_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    s = make_sae()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saved_and_loaded_is_the_same_to_the_bit(tmp_path: Path, architecture: Architecture) -> None:
+    s = make_sae(architecture=architecture)
     s.save(tmp_path / "a" / "b")
     t = sae.load(tmp_path / "a" / "b")
     u = torch.randn(50, 6)
@@ -126,6 +196,38 @@ def test_half_precision_halves_the_weights_and_keeps_unit_rows(tmp_path: Path) -
     assert t.W_enc.dtype == torch.float32 and torch.equal(t.threshold, s.threshold)
     torch.testing.assert_close(t.W_dec.norm(dim=1), torch.ones(10), rtol=0, atol=1e-6)
     torch.testing.assert_close(t.W_dec, s.W_dec, rtol=0, atol=1e-3)
+
+
+def test_a_file_from_before_there_were_prefixes_loads(tmp_path: Path) -> None:
+    s = make_sae()
+    s.save(tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    assert cfg.pop("prefixes") == []
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    assert sae.load(tmp_path).cfg == s.cfg
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_our_format_holds_unit_rows_only(tmp_path: Path, half: bool) -> None:
+    s = make_sae()
+    with pytest.raises(FeaturebrushError, match="length 1.*off by 2.*save_saelens"):
+        SAE(s.cfg, {**s.tensors(), "W_dec": 3 * s.W_dec}).save(tmp_path / "none", half)
+    assert not (tmp_path / "none").exists()
+    s.save(tmp_path, half)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    save_file({**tensors, "W_dec": 3 * tensors["W_dec"]}, tmp_path / "sae.safetensors")
+    with pytest.raises(FeaturebrushError, match="length 1"):
+        sae.load(tmp_path)
+
+
+def test_the_block_may_be_told_where_the_file_is_silent(tmp_path: Path) -> None:
+    s = make_sae()
+    s.save(tmp_path / "told")
+    SAE(SAEConfig(6, 10, 3), s.tensors()).save(tmp_path / "silent")
+    assert sae.load(tmp_path / "silent", block="mid.0").cfg.block == "mid.0"
+    assert sae.load(tmp_path / "told", block="down.1.0").cfg == s.cfg
+    with pytest.raises(FeaturebrushError, match="'down.1.0', not 'mid.0'"):
+        sae.load(tmp_path / "told", block="mid.0")
 
 
 def break_file(folder: Path, how: str) -> None:
@@ -162,7 +264,7 @@ def break_file(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("no cfg", "no cfg.json"),
+        ("no cfg", "no SAE of a known format: found the file sae.safetensors"),
         ("no weights", "no sae.safetensors"),
         ("cut weights", "cannot be read"),
         ("noise", "cannot be read"),
@@ -170,7 +272,7 @@ def break_file(folder: Path, how: str) -> None:
         ("list", "JSON object"),
         ("deep", "cannot be read"),
         ("version", "version 2: expected 1"),
-        ("format", "format 'x'"),
+        ("format", "no SAE of a known format.*in cfg.json the keys format, version"),
         ("no k", "no k"),
         ("k text", "k must be"),
         ("width", "expected"),

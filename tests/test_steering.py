@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import CHANNELS, N_FEATURES, build_pipeline, build_sae
 
 from canvas import FeaturebrushError, Layer, Mask
-from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector, steered
+from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector, reach, steered
 
 GRID = 8
 FEATURES = FeatureSet("down.1.0", (3, 11, 20), (1.0, 0.5, -0.25))
@@ -219,3 +219,19 @@ def test_every_block_can_be_steered(unet: Any, block: str) -> None:
     with steered(unet, {block: edits(edit())}):
         changed = call(unet)
     assert not torch.equal(changed, call(unet))
+
+
+@given(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.floats(0.05, 0.3), st.sampled_from([16, 32, 64]))
+def test_edits_reach_their_masks_and_a_little_further(x: float, y: float, r: float, side: int) -> None:
+    mask = Mask.disc(x, y, r)
+    edit = Edit(FeatureSet("down.1.0", (0,), (1.0,)), mask, 1.0, "add", (0.0, 1.0))
+    found = reach([edit], side, side)
+    assert found.shape == (1, 1, side, side)
+    assert found.min() >= 0 and found.max() <= 1
+    whole = torch.from_numpy(mask.coverage(side, side)) == 1
+    assert bool((found[0, 0][whole] > 0.99).all())
+    far = torch.from_numpy(Mask.disc(x, y, min(1.0, r + 4 / 16)).coverage(side, side)) == 0
+    assert not found[0, 0][far].any()
+    other = Edit(edit.features, Mask.rect(0, 0, 0.1, 0.1), 1.0, "add", (0.0, 1.0))
+    assert torch.equal(reach([edit, other], side, side), reach([other, edit], side, side))
+    assert bool((reach([edit, other], side, side) >= found).all())

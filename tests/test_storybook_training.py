@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,13 +12,17 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canvas.storybook import data, export, generator, text, training, vae
+from canvas import Painter
+from canvas.storybook import data, dictionary, export, generator, text, training, vae
 from canvas.storybook.muon import Muon, orthogonalise
-from canvas.storybook.vocabulary import CONCEPTS
+from canvas.storybook.vocabulary import CONCEPTS, GROUPS
 from canvas.storybook.world import draw_scene
+from sae.atlas_table import AtlasTable
+from sae.bench import EvalConfig
+from sae.gallery import GalleryConfig
 
 TINY_VAE = vae.VaeConfig(width=12, scenes=4, crop=32, batch=2)
-TINY = generator.GeneratorConfig(width=32, outer_width=16, layers=1, depth=1, batch=4)
+TINY = generator.GeneratorConfig(width=32, outer_width=16, layers=2, depth=1, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +135,37 @@ def test_a_budget_counts_time_and_lowers_the_rate():
     assert budget.progress == 1.0
     assert rates[-1] <= rates[0]
     assert training.Budget(1.0, step=100, elapsed=60.0).learning_rate(1.0) == pytest.approx(0.01)
+
+
+def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # whose first use takes half a minute
+    folder = tmp_path / "model"
+    export.export(run, folder, "python -m canvas.storybook train")
+    few = dictionary.DictionaryConfig(
+        n_features=24,
+        k=4,
+        steps=20,
+        scenes=4,
+        share=0.25,
+        label_scenes=8,
+        atlas=GalleryConfig(first=5, count=4, steps=2, batch=4),
+        effects=False,
+        measured=EvalConfig(first=9, count=4, steps=2, pictures=1, loss_scenes=2, batch=4),
+    )
+    dictionary.make(folder, tmp_path / "run", "cpu", "python -m canvas.storybook train", few)
+    assert not list((tmp_path / "run").iterdir()), "activations and checkpoints are gone when all is done"
+    painter = Painter.load(folder, "cpu")
+    assert painter.blocks == dictionary.BLOCKS
+    concepts = {concept.name for concept in painter.concepts}
+    assert len(concepts) > 10 and concepts <= set(CONCEPTS)
+    for block in painter.blocks:
+        at = folder / "sae" / block
+        assert len(AtlasTable.load(at)) == len(painter.features(block)) == 24
+        facts = json.loads((at / "provenance.json").read_text())["metrics"]
+        measured = json.loads((at / "eval.json").read_text())
+        assert facts["variance_unexplained"] == pytest.approx(measured["variance_unexplained"], abs=1e-4)
+        assert facts["vectors"] == 4 * 8 * 64
+        assert set(facts["best_feature_f1"]) == set(CONCEPTS)
+        styles = set(GROUPS["style"])
+        made = {dictionary.COMPOSITION: concepts - styles, dictionary.LATE: concepts & styles}.get(block, set())
+        assert set(json.loads((at / "differences.json").read_text())) == made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
@@ -41,10 +42,12 @@ def kept(before: Image.Image, after: Image.Image, mask: Mask) -> dict[str, float
     a, b = (np.asarray(image.convert("RGB"), np.float32) for image in (before, after))
     inside = mask.coverage(*a.shape[:2]) > 0.5
     change = np.abs(a - b).mean(-1)
-    similar = ssim_map(a / 255, b / 255)
+    pair = (torch.from_numpy(picture).permute(2, 0, 1)[None] / 255 for picture in (a, b))
+    similar = ssim_map(*pair)[0].mean(0).numpy()
+    rim = (a.shape[0] - len(similar)) // 2
     within, without = float(change[inside].mean()), float(change[~inside].mean())
     return {
-        "ssim_outside": float(similar[~inside].mean()),
+        "ssim_outside": float(similar[~inside[rim:-rim, rim:-rim]].mean()),
         "inside": within,
         "outside": without,
         "ratio": within / max(without, 1e-3),

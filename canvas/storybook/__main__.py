@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
     )
-    train.add_argument("--dictionary-minutes", type=float, default=4, help="the budget of each sparse autoencoder")
     train.add_argument("--reader-minutes", type=float, default=40, help="the budget of the network that reads pictures")
+    train.add_argument("--dictionary-steps", type=int, default=4000, help="of training each sparse autoencoder")
     train.add_argument("--device", default=None, help="cpu or cuda; by default the best at hand")
 
     samples = commands.add_parser(
@@ -109,7 +109,8 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
             case "dictionary":
                 from canvas.storybook import dictionary
 
-                dictionary.make(args.out, args.dictionary_minutes, device, command)
+                cfg = dictionary.DictionaryConfig(steps=args.dictionary_steps)
+                dictionary.make(args.out, args.run, device, command, cfg)
             case "reader":
                 from canvas.storybook import reader
 

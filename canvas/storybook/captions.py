@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
-from canvas.storybook.vocabulary import SYNONYMS
+from canvas.storybook.vocabulary import CONCEPTS, SYNONYMS
 from canvas.storybook.world import Scene, Thing
 
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
@@ -128,3 +129,24 @@ def caption(scene: Scene, rng: Random) -> str:
         )
         text = text.replace("drawing painting", "drawing").replace("drawing illustration", "drawing").replace("drawing picture", "drawing").replace("drawing scene", "drawing")  # fmt: skip
     return text
+
+
+def _phrases() -> dict[str, str]:
+    """Every phrase of a caption that names a concept, and the concept."""
+    found = {phrase: "mountain" if place == "mountains" else place for place, said in PLACES.items() for phrase in said}
+    for table in (TIME_WORDS, WEATHER_WORDS, STYLE_WORDS, SYNONYMS):
+        found |= {phrase: concept for concept, said in table.items() for phrase in said}
+    for concept in CONCEPTS:
+        for noun in (concept, *SYNONYM_NOUNS.get(concept, ())):
+            found |= {noun: concept, _plural(noun): concept}
+    return found | {"glowing windows": "lit window", "lit windows": "lit window"}
+
+
+_PHRASES = _phrases()
+_NAMED = re.compile(r"\b(" + "|".join(map(re.escape, sorted(_PHRASES, key=len, reverse=True))) + r")\b")
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The concepts that a caption names, in the order of the vocabulary."""
+    found = {_PHRASES[phrase] for phrase in _NAMED.findall(text)}
+    return tuple(concept for concept in CONCEPTS if concept in found)

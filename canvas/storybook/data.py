@@ -32,11 +32,6 @@ def coverage_of(masks: np.ndarray) -> np.ndarray:
     return masks.reshape(c, GRID, cell, GRID, cell).mean((2, 4))
 
 
-def on_grid(masks: np.ndarray) -> np.ndarray:
-    """Which cells show which concepts: bool [C, size, size] to bool [C, 16, 16]."""
-    return coverage_of(masks) >= COVERED
-
-
 def _draw(seed: int) -> tuple[np.ndarray, list[str], np.ndarray]:
     scene = draw_scene(seed)
     rng = Random(seed * 7919 + 1)

@@ -1,109 +1,93 @@
-"""The embedded model's dictionary: SAEs of its blocks, labels from the world's masks, concepts."""
+"""The embedded model's dictionaries: SAEs of its blocks, labels from the world's masks, concepts."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from canvas.storybook import export, icons
-from canvas.storybook.captions import caption
+from canvas.storybook import export, icons, scenes
 from canvas.storybook.contrast import Differences
-from canvas.storybook.data import on_grid
 from canvas.storybook.generator import COMPOSITION
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
-from canvas.storybook.world import draw_scene
-from sae import SAE
-from sae.activations import record
+from sae import SAE, load
 from sae.atlas import Atlas
-from sae.labels import label_features
-from sae.metrics import evaluate, feature_stats
-from sae.train import TrainConfig, train
+from sae.atlas_cli import make_atlas
+from sae.bench import EvalConfig, in_model
+from sae.denoising import Denoiser, grid_masks, look
+from sae.gallery import GalleryConfig, deviation
+from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
+from sae.labels import FeatureLabels, label_features
+from sae.metrics import feature_stats
+from sae.pipelines import Pipeline, load_pipeline, only_errors
+from sae.pursuit import greedy_weights
+from sae.report import Report
+from sae.shards import ShardReader, ShardWriter
+from sae.train import Progress, TrainConfig, train
 
 LATE = "up.0.2"
-"""The block for colour and style, the last one."""
-TRAIN_SEED, LABEL_SEED = 20_000_000, 21_000_000
+"""The last block, for styles."""
+BLOCKS = (COMPOSITION, "down.1.1", "mid.0", LATE)
+CONCEPTS_FILE = "concepts.part.json"
+TRAIN_SEED, LABEL_SEED, ATLAS_SEED = 20_000_000, 21_000_000, 22_000_000
 
 
 @dataclass(frozen=True)
 class DictionaryConfig:
-    n_features: int = 768
-    k: int = 12
-    scenes: int = 600
-    """scenes to harvest for training; each is seen at ``levels`` noise levels"""
-    levels: int = 4
-    label_scenes: int = 400
+    n_features: int = 512
+    k: int = 15
+    steps: int = 4000
+    """of training, for each block"""
+    dead_after: int = 60_000
+    aux_weight: float = 1 / 8
+    """sooner and heavier than `TrainConfig`'s: a tenth of the dead features was left, of as good a dictionary"""
+    scenes: int = 800
+    """scenes to harvest for training, each at all of the sampler's noise levels"""
+    share: float = 0.5
+    """share of the positions kept for training"""
+    label_scenes: int = 600
     """other scenes, for statistics, labels and concepts; every second one scores what the others chose"""
     concept_features: int = 8
+    atlas: GalleryConfig = field(default_factory=lambda: GalleryConfig(first=ATLAS_SEED, steps=export.STEPS))
+    effects: bool = True
+    """whether the atlas shows what features do"""
+    measured: EvalConfig = field(
+        default_factory=lambda: EvalConfig(count=800, steps=export.STEPS, guidance=export.GUIDANCE)
+    )
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Updates of the blocks in a batch of noisy scenes, and the truth about them."""
+def closest_features(sae: SAE, direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """At most ``size`` live features [n] and amounts [n] ≥ 0 of their directions whose sum is closest to ``direction``.
 
-    updates: dict[str, Tensor]
-    """block -> [n, 16, 16, d]"""
-    masks: Tensor
-    """bool [n, 16, 16, concepts]"""
-    levels: Tensor
-    """index of the noise level in the sampler's schedule, 0 the noisiest: int [n]"""
-
-
-def observe(
-    pipe: StableDiffusionPipeline, seeds: range, levels: int, device: str, only_clear: bool = False, batch: int = 8
-) -> Iterator[Seen]:
-    """Draw scenes, encode them, add noise of the sampler's own levels, and record what the blocks do.
-
-    Half of the scenes come with a caption, half with the empty one. ``only_clear`` takes the less noisy half of the
-    levels.
+    In units of the length of ``direction``; see `sae.pursuit.greedy_weights`.
     """
-    pipe.scheduler.set_timesteps(export.STEPS)
-    schedule = pipe.scheduler.timesteps.to(device)
-    noise = torch.Generator("cpu").manual_seed(seeds.start)
-    rng = Random(seeds.start)
-    for start in tqdm(range(seeds.start, seeds.stop, batch), desc="observe", unit="batch", mininterval=5):
-        scenes = [draw_scene(seed) for seed in range(start, min(start + batch, seeds.stop))]
-        pixels = (
-            torch.from_numpy(np.stack([s.image for s in scenes])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        )
-        masks = torch.from_numpy(np.stack([on_grid(s.masks) for s in scenes])).permute(0, 2, 3, 1)
-        words = [caption(s, rng) if rng.random() < 0.5 else "" for s in scenes]
-        with torch.no_grad():
-            latents = pipe.vae.encode(pixels).latents * pipe.vae.config.scaling_factor
-            ids = pipe.tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-            text = pipe.text_encoder(ids).last_hidden_state
-            for _ in range(levels):
-                low = len(schedule) // 2 if only_clear else 0
-                picks = torch.randint(low, len(schedule), (len(scenes),), generator=noise)
-                t = schedule[picks.to(device)]
-                noisy = pipe.scheduler.add_noise(latents, torch.randn(latents.shape, generator=noise).to(device), t)
-                with record(pipe.unet, (COMPOSITION, LATE)) as recorded:
-                    pipe.unet(noisy, t, encoder_hidden_states=text)
-                yield Seen({block: calls[0].cpu() for block, calls in recorded.items()}, masks, picks)
+    wanted = F.normalize(direction.double().cpu(), dim=0)
+    live = (sae.density > 0).nonzero().squeeze(1).cpu()
+    directions = sae.W_dec.double().cpu()[live]
+    amounts = torch.from_numpy(greedy_weights((directions @ directions.T).numpy(), (directions @ wanted).numpy(), size))
+    used = (amounts > 1e-6).nonzero().squeeze(1)
+    return live[used], amounts[used]
 
 
 def concept_entry(
     concept: str, block: str, sae: SAE, difference: Tensor, size: int, length: float, score: float
 ) -> dict[str, object]:
-    """The concept as its ``size`` features of largest positive difference, in units of the features' means.
+    """The concept as the at most ``size`` features that come closest to ``difference`` [d], what its presence makes.
 
-    Their proportions are those of the difference; together, at strength 1, they add a vector of ``length``.
+    Weights are in units of the features' means; at strength 1 they add a vector of ``length``.
     """
-    top = difference.clamp_min(0).topk(size)
-    keep = top.values > 0.02 * top.values[0]
-    features = top.indices[keep]
-    vector = top.values[keep] @ sae.W_dec.double().cpu()[features]
-    scale = length / vector.norm().clamp_min(1e-12)
-    weights = scale * top.values[keep] / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    features, amounts = closest_features(sae, difference, size)
+    vector = amounts @ sae.W_dec.double().cpu()[features]
+    weights = length / vector.norm().clamp_min(1e-12) * amounts / sae.mean.double().cpu()[features].clamp_min(1e-6)
     group = next(name for name, names in GROUPS.items() if concept in names)
     return {
         "name": concept,
@@ -117,85 +101,157 @@ def concept_entry(
     }
 
 
-def make(folder: Path, minutes: float, device: str, command: str, cfg: DictionaryConfig | None = None) -> None:
-    """Harvest, train, label; write ``sae/<block>/``, ``concepts.json``, ``icons.webp`` and ``featurebrush.json``."""
+def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConfig | None = None) -> None:
+    """Harvest, train, label, measure; write ``sae/<block>/``, ``concepts.json``, icons and ``featurebrush.json``.
+
+    All of it lies in ``run`` until it is whole: a killed run goes on where it stopped, and the model folder never holds
+    new dictionaries with old concepts.
+    """
     cfg = cfg or DictionaryConfig()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
-    pipe.to(device)
-    seen = list(observe(pipe, range(TRAIN_SEED, TRAIN_SEED + cfg.scenes), cfg.levels, device))
-    vectors = {block: torch.cat([s.updates[block] for s in seen]).flatten(0, 2) for block in (COMPOSITION, LATE)}
-    del seen
-    held_out = list(observe(pipe, range(LABEL_SEED, LABEL_SEED + cfg.label_scenes), 2, device))
-    clear = [
-        s
-        for s in observe(
-            pipe, range(LABEL_SEED + 10**5, LABEL_SEED + 10**5 + cfg.label_scenes), 1, device, only_clear=True
-        )
-    ]
-    concepts: dict[str, dict[str, object]] = {}
-    for block, rows in vectors.items():
-        sae, metrics = _train(block, rows, minutes, device, cfg)
-        samples = torch.cat([s.updates[block] for s in held_out])
-        sae = sae.with_statistics(*feature_stats(sae, [samples.flatten(0, 2)])[:3])
-        labels = label_features(sae, [(s.updates[block], s.masks) for s in clear], CONCEPTS)
-        differences, raw = Differences(sae.cfg.n_features), Differences(sae.cfg.d_in)
-        for s in held_out:
-            differences.add(sae.encode(s.updates[block]), s.masks)
-            raw.add(s.updates[block], s.masks)
-        cosines = {}
-        # as long as the strokes that the generator was trained with: see generator.Palette
-        length = float(samples.flatten(0, 2).var(0).sum().sqrt())
-        found = evaluate(sae, samples.flatten(0, 2)[::7])
-        metrics |= {
-            name: round(float(getattr(found, name)), 5)
-            for name in found._fields
-            if isinstance(getattr(found, name), float)
-        }
-        best = {b.concept: b.score for b in labels.best}
-        metrics["best_feature_f1"] = {name: round(score, 3) for name, score in best.items()}
-        for concept in CONCEPTS:
-            if (block == LATE) == (concept in GROUPS["style"]):
-                difference = differences.of(concept)
-                score = best.get(concept, 0.0)
-                entry = concept_entry(concept, block, sae, difference, cfg.concept_features, length, score)
-                concepts[concept] = entry
-                features = torch.tensor(entry["features"])
-                vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
-                cosines[concept] = round(torch.cosine_similarity(vector.double(), raw.of(concept), dim=0).item(), 3)
-        metrics["concept_cosine_with_mean_difference"] = cosines
-        out = folder / "sae" / block
-        sae.save(out, half=True)
-        Atlas.of(sae, labels).save(out)
-        export.write_provenance(out, command, 0, metrics)
-    (folder / "concepts.json").write_text(json.dumps({"concepts": [concepts[c] for c in CONCEPTS]}, indent=1) + "\n")
+    only_errors()
+    pipe = load_pipeline(folder, device)
+    place = run / f"dictionary-{_digest(folder, cfg)}"
+    reader = _harvested(pipe, place, cfg)
+    missing = [block for block in BLOCKS if not (place / "done" / block / CONCEPTS_FILE).is_file()]
+    known = _known(pipe, missing, cfg) if missing else {}
+    for block in missing:
+        sae = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu")
+        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg)
+    entries: list[dict[str, object]] = []
+    shutil.rmtree(folder / "sae", ignore_errors=True)
+    for block in BLOCKS:
+        done = place / "done" / block
+        entries += json.loads((done / CONCEPTS_FILE).read_text())
+        shutil.copytree(done, folder / "sae" / block, ignore=shutil.ignore_patterns(CONCEPTS_FILE))
+    entries.sort(key=lambda entry: INDEX[str(entry["name"])])
+    (folder / "concepts.json").write_text(json.dumps({"concepts": entries}, indent=1) + "\n")
     write_settings(folder)
     icons.write_icons(folder)
+    shutil.rmtree(place)
+
+
+def _write(
+    out: Path, pipe: Pipeline, sae: SAE, known: _Known, vectors: int, command: str, cfg: DictionaryConfig
+) -> None:
+    """One block's folder; its concepts come last, and say that all is there."""
+    sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
+    labels = label_features(sae, known.clear, CONCEPTS)
+    sae.save(out, half=True)
+    sae = load(out)  # what is measured is what is shipped
+    Atlas.of(sae, labels).save(out)
+    made = _concepts(sae, known, labels, cfg)
+    # more digits than a float16 holds would say nothing
+    differences = {c: [float(f"{v:.4g}") for v in known.differences.of(c).tolist()] for c in made}
+    (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
+    make_atlas(sae, pipe, scenes, cfg.atlas, cfg.effects).save(out)
+    report = in_model(sae, pipe, scenes, cfg.measured)
+    report.write(out)
+    figures = {"vectors": vectors, **_figures(report)}
+    figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, known) for c, e in made.items()}
+    export.write_provenance(out, command, 0, figures)
+    (out / CONCEPTS_FILE).write_text(json.dumps(list(made.values())))
+
+
+def _digest(folder: Path, cfg: DictionaryConfig) -> str:
+    """Of the U-Net's weights and the settings: what was begun with others is not taken up."""
+    weights = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return hashlib.sha256(weights + repr(cfg).encode()).hexdigest()[:12]
+
+
+def _harvested(pipe: Pipeline, place: Path, cfg: DictionaryConfig) -> ShardReader:
+    asked = HarvestConfig(blocks=BLOCKS, steps=export.STEPS, seed=TRAIN_SEED, share=cfg.share)
+    manifest = manifest_for(pipe, scenes, asked, "storybook", "world")
+    writer = ShardWriter(place, manifest)
+    total = cfg.scenes * vectors_per_image(pipe, scenes, asked, manifest.blocks)
+    with tqdm(total=total, initial=writer.count, unit="vector", unit_scale=True, mininterval=5) as bar:
+        harvest(writer, pipe, scenes, asked, cfg.scenes, bar.update)
+    return ShardReader(place)
+
+
+def _train(reader: ShardReader, block: str, cfg: DictionaryConfig, checkpoint: Path, device: str) -> SAE:
+    config = TrainConfig(
+        n_features=cfg.n_features,
+        k=cfg.k,
+        block=block,
+        steps=cfg.steps,
+        dead_after=cfg.dead_after,
+        aux_weight=cfg.aux_weight,
+        device=device,
+    )
+
+    def batches(start: int) -> Iterator[Tensor]:
+        return reader.batches(block, config.batch, config.seed, start=start)
+
+    with tqdm(total=cfg.steps, desc=f"sae {block}", mininterval=5) as bar:
+
+        def show(p: Progress) -> None:
+            bar.update(p.step - bar.n)
+            bar.set_postfix(loss=f"{p.loss:.4f}", dead=p.dead, l0=f"{p.l0:.1f}")
+
+        return train(batches, config, show, checkpoint)
+
+
+class _Known(NamedTuple):
+    """Updates of one block on scenes of which the truth is known, none of them seen in training."""
+
+    anywhere: Tensor
+    """at noise levels of all kinds [n, 16, 16, d]"""
+    differences: Differences
+    """that concepts make there"""
+    clear: list[tuple[Tensor, Tensor]]
+    """updates at the less noisy half of the levels, where it is settled what stands where, and masks"""
+
+
+def _known(pipe: Pipeline, blocks: Sequence[str], cfg: DictionaryConfig) -> dict[str, _Known]:
+    """Every scene at two levels, one of each half."""
+    half = export.STEPS // 2
+    anywhere: dict[str, list[Tensor]] = {block: [] for block in blocks}
+    clear: dict[str, list[tuple[Tensor, Tensor]]] = {block: [] for block in blocks}
+    differences: dict[str, Differences] = {}
+    numbers = range(LABEL_SEED, LABEL_SEED + cfg.label_scenes)
+    looks = look(Denoiser(pipe, export.STEPS), scenes, numbers, 8, blocks, lambda i: [i % half, half + i % half])
+    for seen in tqdm(looks, desc="known scenes", total=2 * -(-cfg.label_scenes // 8), mininterval=5):
+        for block, found in seen.activations.items():
+            updates = found.cpu()
+            masks = grid_masks(seen.scenes.masks, *updates.shape[1:3])
+            differences.setdefault(block, Differences(updates.shape[-1])).add(updates, masks)
+            anywhere[block].append(updates)
+            if seen.level >= half:
+                clear[block].append((updates, masks))
+    return {block: _Known(torch.cat(anywhere[block]), differences[block], clear[block]) for block in blocks}
+
+
+def _concepts(sae: SAE, known: _Known, labels: FeatureLabels, cfg: DictionaryConfig) -> dict[str, dict[str, object]]:
+    """The concepts that are painted at this block: styles late, things early, none between; those that were seen."""
+    # as long as the strokes that the generator was trained with: see generator.Palette
+    length = deviation([known.anywhere])
+    score = {b.concept: b.score for b in labels.best}
+    block, size, styles = sae.cfg.block, cfg.concept_features, GROUPS["style"]
+    names = {COMPOSITION: [c for c in CONCEPTS if c not in styles], LATE: styles}.get(block, ())
+    made = {c: concept_entry(c, block, sae, known.differences.of(c), size, length, score.get(c, 0.0)) for c in names}
+    return {c: entry for c, entry in made.items() if entry["features"]}
+
+
+def _cosine(sae: SAE, entry: dict[str, object], known: _Known) -> float:
+    """Of what the concept adds with the mean difference that it was fitted to."""
+    features = torch.tensor(entry["features"])
+    vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
+    return round(F.cosine_similarity(vector.double(), known.differences.of(str(entry["name"])), dim=0).item(), 3)
+
+
+def _figures(report: Report) -> dict[str, object]:
+    """The single numbers, rounded, and each concept's best single feature and best few."""
+    found: dict[str, object] = {n: round(v, 5) if isinstance(v, float) else v for n, v in report.numbers().items()}
+    rows = report.table.rows if report.table else ()
+    found["best_feature_f1"] = {row.concept: round(row.f1, 3) for row in rows}
+    found["concept_average_precision"] = {row.concept: round(row.average_precision or 0.0, 3) for row in rows}
+    return found
 
 
 def write_settings(folder: Path) -> None:
     settings = {
         "defaults": {"steps": export.STEPS, "guidance": export.GUIDANCE, "size": 256},
-        "blocks": [COMPOSITION, LATE],
+        "blocks": list(BLOCKS),
         "groups": list(GROUPS),
     }
     (folder / "featurebrush.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _train(
-    block: str, rows: Tensor, minutes: float, device: str, cfg: DictionaryConfig
-) -> tuple[SAE, dict[str, object]]:
-    started = time.monotonic()
-    # what a budget allows, from a short trial
-    trial = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=30, device=device)
-    train(rows.to(device), trial)
-    rate = 30 / (time.monotonic() - started)
-    steps = max(300, int(minutes * 60 * rate))
-    config = TrainConfig(n_features=cfg.n_features, k=cfg.k, block=block, steps=steps, device=device)
-    with tqdm(total=steps, desc=f"sae {block}", mininterval=5) as bar:
-
-        def show(p) -> None:  # noqa: ANN001 - sae.train.Progress
-            bar.update(p.step - bar.n)
-            bar.set_postfix(loss=f"{p.loss:.4f}", dead=p.dead, l0=f"{p.l0:.1f}")
-
-        sae = train(rows.to(device), config, show)
-    return sae.to("cpu"), {"vectors": len(rows), "steps": steps, "minutes": round((time.monotonic() - started) / 60, 2)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -18,7 +19,7 @@ from canvas.storybook import text, training
 from canvas.storybook.contrast import Differences
 from canvas.storybook.data import COVERED, mirrored
 from canvas.storybook.muon import Muon
-from canvas.storybook.strokes import StrokeConfig, lay
+from canvas.storybook.strokes import THINGS, WIDE, StrokeConfig, lay
 from canvas.storybook.vocabulary import CONCEPTS
 from sae.activations import block_input, block_module, block_output
 
@@ -36,13 +37,16 @@ class GeneratorConfig:
     """residual + attention pairs in the 16×16 down block (one more on the way up)"""
     depth: int = 2
     """transformer layers in each attention block"""
-    batch: int = 8
-    learning_rate: float = 2e-3
+    batch: int = 16
+    learning_rate: float = 2.8e-3
     drop: float = 0.12
     """share of the captions replaced by the empty one"""
     snr_floor: float = 0.25
     snr_ceiling: float = 6.0
     """the loss on the clean latent is weighted by the signal-to-noise ratio, clamped to these (Min-SNR, 2303.09556)"""
+    things: float = 3.0
+    """weight of the loss on the cells of small things, against 1 elsewhere: they are little of a picture and most of
+    what is looked at"""
     decay: float = 0.999
     align: float = 0.3
     """weight of the alignment of the composition block with the world's masks (after REPA, 2410.06940); 0: none"""
@@ -208,20 +212,35 @@ def losses_of(modules: nn.ModuleDict, signal: Tensor, batch: Batch, cfg: Generat
         predicted = modules["unet"](noisy, t, encoder_hidden_states=words, return_dict=False)[0]
     finally:
         handle.remove()
-    weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling)
-    error = (weight * (predicted - latents).square()).mean()
+    weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling) * emphasis(batch.cells, cfg.things, latents.shape[-1])
+    error = (weight * (predicted.float() - latents).square()).mean()
     modules["palette"].see(updates[0].detach(), batch.cells)
     return Losses(error, F.binary_cross_entropy_with_logits(modules["head"](updates[0]), batch.cells.float()))
 
 
-def optimisers(modules: nn.Module, cfg: GeneratorConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the inner weight matrices, Adam for the rest (embeddings, first and last layers, biases, norms)."""
+def emphasis(cells: Tensor, weight: float, size: int) -> Tensor:
+    """The weight of the loss at every place of a latent, [n, 1, size, size]: ``weight`` on small things, else 1.
+
+    A thing is small if it fills at most ``strokes.WIDE`` of the grid's ``cells``, bool [n, C, 16, 16].
+    """
+    things = torch.from_numpy(THINGS).to(cells.device) & (cells.sum((2, 3)) <= WIDE)
+    small = (cells & things[:, :, None, None]).any(1, keepdim=True)
+    return F.interpolate(1 + (weight - 1) * small.float(), size=(size, size))
+
+
+def optimisers(
+    modules: nn.Module, cfg: GeneratorConfig, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """Muon for the inner weight matrices, Adam for the rest (embeddings, first and last layers, biases, norms).
+
+    ``dtype`` is what Muon's products are computed in.
+    """
     inner, rest = [], []
     for name, p in modules.named_parameters():
         edge = any(part in name for part in ("embedding", "conv_in", "conv_out"))
         (inner if p.ndim >= 2 and not edge else rest).append(p)
     return [
-        Muon(inner, cfg.learning_rate, weight_decay=0.02),
+        Muon(inner, cfg.learning_rate, weight_decay=0.02, dtype=dtype),
         torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)),
     ]
 
@@ -240,6 +259,9 @@ def train(
     tokenizer = text.train_tokenizer(captions)
     text.save_tokenizer(tokenizer, folder / "tokenizer")
     modules = build_modules(cfg, tokenizer).to(device)
+    # on a CPU, bfloat16 is slow in the backward pass of the fused attention
+    modules["unet"].set_attn_processor(AttnProcessor() if device == "cpu" else AttnProcessor2_0())
+    dtype = training.best_dtype(device)
     stream = _Stream(folder, tokenizer, cfg)
     signal = build_scheduler().alphas_cumprod.to(device)
 
@@ -249,9 +271,9 @@ def train(
         return {"loss": error + cfg.align * misread, "error": error.detach(), "misread": misread.detach()}
 
     training.fit(
-        modules, [(stepper, cfg.learning_rate) for stepper in optimisers(modules, cfg)], losses, minutes,
-        checkpoint=folder / "generator.pt", device=device, batch=cfg.batch, decay=cfg.decay, config=asdict(cfg),
-        log=folder / "generator.jsonl",
+        modules, [(stepper, cfg.learning_rate) for stepper in optimisers(modules, cfg, dtype)], losses, minutes,
+        checkpoint=folder / "generator.pt", device=device, batch=cfg.batch, dtype=dtype, decay=cfg.decay,
+        config=asdict(cfg), log=folder / "generator.jsonl",
     )  # fmt: skip
 
 

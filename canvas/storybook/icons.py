@@ -33,12 +33,16 @@ WHOLE = {
 }
 """Concepts that are shown by a whole scene or a large part of one."""
 TRIES = 14
+"""Scenes from which the clearest is taken; more, until one of them holds the concept at all."""
+AT_MOST = 400
 
 
 def _crop(scene: Scene, concept: str) -> tuple[float, Image.Image]:
     """How clearly the scene shows the concept, and the square around its largest part."""
     mask = scene.masks[INDEX[concept]]
     picture = Image.fromarray(scene.image)
+    if concept in ("rain", "snowfall"):  # close up, or drops and flakes are lost at this size
+        return float(mask.mean()), picture.crop((64, 40, 192, 168))
     if concept in WHOLE:
         return float(mask.mean()), picture.crop((16, 16, 240, 240)) if concept not in GROUPS["style"] else picture
     labels, count = _parts(mask)
@@ -90,7 +94,9 @@ def concept_icon(concept: str) -> Image.Image:
     )
     style = concept if concept in GROUPS["style"] else "paper"
     best = (-2.0, Image.new("RGB", (SIDE, SIDE)))
-    for i in range(1 if concept in GROUPS["style"] else TRIES):
+    for i in range(1 if concept in GROUPS["style"] else AT_MOST):
+        if i >= TRIES and best[0] > 0:
+            break
         scene = draw_scene(
             SEED + (5 if concept in GROUPS["style"] else i),
             style=style,

@@ -1,6 +1,6 @@
-"""Muon: momentum, orthogonalised by a Newton-Schulz iteration (K. Jordan et al., "Muon", 2024), in fp32.
+"""Muon: momentum, orthogonalised by a Newton-Schulz iteration (K. Jordan et al., "Muon", 2024).
 
-``torch.optim.Muon`` iterates in bfloat16, which CPUs without bf16 units emulate slowly, and takes matrices only.
+``torch.optim.Muon`` always iterates in bfloat16, slow on CPUs without units for it, and takes matrices only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ class Muon(torch.optim.Optimizer):
     learning rate serves both.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -47,7 +55,7 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
                 shapes.setdefault((update.shape[0], update.shape[1]), []).append((p, update))
             for (rows, cols), pairs in shapes.items():
-                updates = orthogonalise(torch.stack([u for _, u in pairs]))
+                updates = orthogonalise(torch.stack([u for _, u in pairs]).to(self.dtype))
                 scale = 0.2 * max(rows, cols) ** 0.5
                 for (p, _), u in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])

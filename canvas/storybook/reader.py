@@ -7,26 +7,33 @@ its own: drawn ones, made worse in the ways in which generated pictures are wors
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from canvas.bench.reader import FACTS, SIDE, WEIGHTS, ReaderNet
+from canvas.bench.pictures import CAPTIONS, SCENES
+from canvas.bench.reader import FACTS, SIDE, WEIGHTS, Reader, ReaderNet
 from canvas.storybook import training
+from canvas.storybook.captions import caption, named
+from canvas.storybook.data import encode
 from canvas.storybook.muon import Muon
 from canvas.storybook.vocabulary import CONCEPTS
 from canvas.storybook.world import draw_scene
 
-SEEDS, CHECKED, HELD_OUT = 30_000_000, 31_000_000, 32_000_000
-"""First seeds of the scenes that train it, that choose its thresholds, and on which it is judged."""
+SEEDS, CHECKED, HELD_OUT, COMPARED = 30_000_000, 31_000_000, 32_000_000, 33_000_000
+"""First seeds of the scenes that train it, that choose its thresholds, on which it is judged, and with which pictures
+are compared."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ def worsen(pictures: Tensor, vae: AutoencoderTiny, generator: torch.Generator) -
 
 def loss_of(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy by pixel and concept, and 1 − Dice by concept over the batch, where small things weigh as much."""
+    logits = logits.float()
     chance = logits.sigmoid()
     both = (chance * truth).sum((0, 2, 3))
     dice = (2 * both + 1) / (chance.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1)
@@ -98,13 +106,14 @@ def train(
     """Train for a budget, choose each concept's threshold, judge on held-out scenes, and write the folder ``out``."""
     cfg = cfg or ReaderConfig()
     torch.manual_seed(SEEDS)
+    dtype = training.best_dtype(device)
     reader = ReaderNet(len(CONCEPTS), cfg.widths).to(device)
     vae = AutoencoderTiny.from_pretrained(run / "vae").to(device).eval()
     inner = [p for name, p in reader.named_parameters() if p.ndim >= 2 and "conv_in" not in name and "out" not in name]
     chosen = {id(p) for p in inner}
     rest = [p for p in reader.parameters() if id(p) not in chosen]
     steppers: list[tuple[torch.optim.Optimizer, float]] = [
-        (Muon(inner, cfg.learning_rate, weight_decay=0.02), cfg.learning_rate),
+        (Muon(inner, cfg.learning_rate, weight_decay=0.02, dtype=dtype), cfg.learning_rate),
         (torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)), cfg.learning_rate),
     ]
     images, masks = draw(SEEDS, cfg.scenes)
@@ -122,7 +131,7 @@ def train(
         return {"loss": loss_of(reader(pictures), truth)}
 
     fitted = training.fit(
-        reader, steppers, losses, minutes, checkpoint=run / "reader.pt", device=device, batch=cfg.batch,
+        reader, steppers, losses, minutes, checkpoint=run / "reader.pt", device=device, batch=cfg.batch, dtype=dtype,
         config=asdict(cfg), log=run / "reader.jsonl",
     )  # fmt: skip
     reader.load_state_dict(fitted.average)
@@ -131,9 +140,36 @@ def train(
     figures = judge(reader, thresholds, device)
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / WEIGHTS)
+    write_held_out(Reader(reader, CONCEPTS, list(thresholds.values())), vae, out)
     facts = {"config": asdict(cfg), "concepts": list(CONCEPTS), "thresholds": thresholds, "iou": figures["iou"]}
     (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     return figures | {"training": {"steps": fitted.steps, "samples": fitted.samples, "minutes": fitted.minutes}}
+
+
+def write_held_out(reader: Reader, vae: AutoencoderTiny, out: Path, scenes: int = 1000, captions: int = 200) -> None:
+    """Leave beside the reader what the benchmarks of pictures compare with: see `canvas.bench.pictures.HeldOut`."""
+    said = []
+    for seed in range(COMPARED, COMPARED + scenes):
+        if len(said) == captions:
+            break
+        text = caption(draw_scene(seed), Random(seed))
+        if concepts := named(text):
+            said.append({"text": text, "concepts": concepts})
+    images, _ = draw(COMPARED, scenes)
+    device = str(next(vae.parameters()).device)
+    decoded = []
+    for at in range(0, scenes, 20):
+        latents = torch.from_numpy(encode(vae, images[at : at + 20], device)).to(device).float()
+        with torch.no_grad():
+            pixels = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
+        decoded.append(((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+
+    def features(pictures: Iterable[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack([reader.read(Image.fromarray(one)).features for one in pictures])).half()
+
+    drawn = {"drawn": features(images), "decoded": features(np.concatenate(decoded))}
+    save_file(drawn, out / SCENES)
+    (out / CAPTIONS).write_text(json.dumps(said, indent=1) + "\n")
 
 
 LEVELS = tuple(i / 20 for i in range(3, 18))

@@ -119,6 +119,7 @@ def fit(
     checkpoint: Path,
     device: str,
     batch: int,
+    dtype: torch.dtype = torch.float32,
     decay: float = 0.999,
     config: dict[str, Any] | None = None,
     log: Path | None = None,
@@ -126,7 +127,8 @@ def fit(
     """Train ``module`` for a budget of minutes, from ``checkpoint`` if it is there; the last step leaves one.
 
     Parameters: ``steppers`` are optimisers with their peak learning rates; ``losses(step)`` gives what to descend under
-    the name ``loss`` and, under other names, what else to report; ``log`` is a JSONL file of running means.
+    the name ``loss`` and, under other names, what else to report, computed under autocast to ``dtype``; ``log`` is a
+    JSONL file of running means.
     """
     average = Average(module, decay)
     budget, samples = Budget(minutes), 0
@@ -155,7 +157,8 @@ def fit(
     with ExitStack() as stack:
         out = stack.enter_context(log.open("a", encoding="utf-8")) if log else None
         for step in budget:
-            found = losses(step)
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                found = losses(step)
             for stepper, peak in steppers:
                 for group in stepper.param_groups:
                     group["lr"] = budget.learning_rate(peak)
@@ -179,6 +182,12 @@ def fit(
                 save_now()
     save_now()
     return Fitted(average.weights, budget.step, samples, round(budget.elapsed / 60, 1))
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """What matrix products are fastest in, to enough precision: bfloat16 where there are units for it."""
+    units = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.bfloat16 if units else torch.float32
 
 
 def best_device() -> str:

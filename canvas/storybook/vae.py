@@ -97,10 +97,14 @@ def train(
     """Train the autoencoder for a budget, from the checkpoint in ``folder`` if there is one, and save it there.
 
     ``decoder_only`` keeps the latents as they are (a generator may already be trained on them) and starts a budget of
-    its own.
+    its own. A budget that was spent to the end is not taken up again: what comes after depends on these very weights.
     """
     cfg = cfg or VaeConfig()
     device = device or training.best_device()
+    part = "decoder" if decoder_only else "autoencoder"
+    known = json.loads((folder / "vae.json").read_text()) if (folder / "vae.json").exists() else {}
+    if part in known and known[part]["minutes"] >= round(minutes, 1):
+        return AutoencoderTiny.from_pretrained(folder / "vae").to(device)
     checkpoint = folder / ("decoder.pt" if decoder_only else "vae.pt")
     torch.manual_seed(SEEDS + decoder_only)
     vae = build(cfg).to(device)
@@ -143,8 +147,7 @@ def train(
         "steps": fitted.steps,
         "psnr_db": round(fidelity(vae, HELD_OUT, 64, device), 2),
     }
-    known = json.loads((folder / "vae.json").read_text()) if (folder / "vae.json").exists() else {}
-    known["decoder" if decoder_only else "autoencoder"] = figures
+    known[part] = figures
     (folder / "vae.json").write_text(json.dumps(known, indent=2) + "\n")
     return vae
 

@@ -19,9 +19,6 @@ MODEL = ROOT / "assets" / "storybook"
 
 
 @pytest.mark.skipif(not (MODEL / "model_index.json").exists(), reason="needs the trained model in assets/storybook")
-@pytest.mark.xfail(
-    reason="the shipped generator is young: 4.9 times more change inside than outside was measured, 5 is asked"
-)
 @pytest.mark.parametrize("concept", ["castle"])
 def test_a_painted_castle_appears_where_it_was_painted(
     serve: Callable[..., Any], open_page: Callable[..., Any], concept: str
