@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from canvas.__main__ import main
-from canvas.bench import cases, paint, scores
+from canvas.bench import cases, paint, pictures, scores
 from canvas.bench.methods import METHODS, Bench
 from canvas.bench.reader import FACTS, SIDE, WEIGHTS, Reader, ReaderNet, Reading
 from canvas.masks import Mask
@@ -172,6 +173,50 @@ def test_the_figures_add_up(tmp_path):
     paint.write(tmp_path, {"rows": rows})
     assert Image.open(tmp_path / "paintbench.png").width > 400
     assert "castle" in paint.table(paint.by_concept(rows))
+
+
+def seen(castle: bool, moon: bool) -> Reading:
+    claimed = np.zeros((2, SIDE, SIDE), bool)
+    claimed[0, :40, :40], claimed[1, :40, :40] = castle, moon
+    return Reading(CONCEPTS, claimed.astype(np.float32), claimed, np.zeros(4, np.float32))
+
+
+def test_prompts_are_followed_where_what_they_name_is_seen():
+    captions = [("a castle", ("castle",)), ("the moon", ("moon",)), ("a castle at night", ("castle", "moon"))]
+    all_right = [seen(True, False), seen(False, True), seen(True, True)]
+    found = pictures.following(all_right, captions)
+    assert (found["named"], found["found"], found["by_chance"]) == (4, 1.0, 0.0)
+    assert found["concepts"] == {"castle": [2, 2], "moon": [2, 2]}
+    everywhere = pictures.following([seen(True, True)] * 3, captions)
+    assert (everywhere["found"], everywhere["by_chance"]) == (1.0, 1.0)
+    assert pictures.following([seen(False, False)] * 3, captions)["found"] == 0
+
+
+def test_a_few_pixels_are_no_thing():
+    few = seen(False, False)
+    few.claimed[0, 0, :5] = True
+    assert not pictures.shows(few, "castle")
+
+
+def test_pictures_are_reported_at_both_steps(painter, tmp_path):
+    write_reader(tmp_path)
+    rng = np.random.default_rng(0)
+    features = {name: rng.normal(size=(64, 32)).astype(np.float16) for name in ("drawn", "decoded")}
+    save_arrays(features, tmp_path / pictures.SCENES)
+    said = [{"text": "a castle", "concepts": ["castle"]}, {"text": "the moon", "concepts": ["moon"]}]
+    (tmp_path / pictures.CAPTIONS).write_text(json.dumps(said))
+    held_out = pictures.HeldOut.load(tmp_path)
+    found = pictures.report(painter, Reader.load(tmp_path), held_out, count=3, slow_steps=2)
+    assert found["pictures"] == 3
+    assert found["model"]["steps"] == painter.defaults.steps
+    assert found["slow"]["steps"] == 2
+    assert found["slow"]["following"]["named"] == 3
+    assert np.isfinite([found["floor"], found["model"]["frechet"], found["slow"]["frechet"]]).all()
+    (tmp_path / pictures.CAPTIONS).write_text("[1]")
+    with pytest.raises(FeaturebrushError, match="cannot be read"):
+        pictures.HeldOut.load(tmp_path)
+    with pytest.raises(FeaturebrushError, match=r"missing captions\.json, scenes\.safetensors"):
+        pictures.HeldOut.load(tmp_path / "nowhere")
 
 
 def test_the_command_says_what_is_missing(capsys):

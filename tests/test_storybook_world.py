@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canvas.storybook.captions import caption
+from canvas.storybook.captions import caption, named
 from canvas.storybook.data import mirrored
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, OBJECTS, STYLES, SYNONYMS, TIMES
 from canvas.storybook.world import draw_scene
@@ -153,3 +153,24 @@ def test_mirroring_a_caption_twice_gives_it_back(text):
 
 def test_mirroring_changes_sides_only():
     assert mirrored("a boat on the left, copyright") == "a boat on the right, copyright"
+
+
+def test_what_a_caption_names_is_in_the_vocabulary_and_mostly_in_the_scene():
+    assert named("a red sailboat and three pines by the sea at dusk, paper-cut") == (
+        "sunset",
+        "sea",
+        "pine",
+        "boat",
+        "paper",
+    )
+    assert named("a house with glowing windows in the snow") == ("snowfall", "house", "lit window")
+    assert named("two cacti") == ("cactus",)
+    assert named("") == ()
+    said = there = 0
+    for seed in range(40):
+        scene = draw_scene(seed)
+        concepts = named(caption(scene, Random(seed)))
+        said += len(concepts)
+        there += sum(bool(scene.masks[INDEX[concept]].any()) for concept in concepts)
+    assert said > 60
+    assert there > 0.95 * said
