@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 
 def test_the_run_ends_in_a_folder_that_diffusers_loads(run, tmp_path):
-    export.export(run, tmp_path / "model", "python -m canvas.storybook train")
+    export.export(run, tmp_path / "model", "python -m canvas.storybook train", held_out=4)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     image = pipe(
@@ -140,7 +140,7 @@ def test_a_budget_counts_time_and_lowers_the_rate():
 def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)  # whose first use takes half a minute
     folder = tmp_path / "model"
-    export.export(run, folder, "python -m canvas.storybook train")
+    export.export(run, folder, "python -m canvas.storybook train", held_out=4)
     few = dictionary.DictionaryConfig(
         n_features=24,
         k=4,

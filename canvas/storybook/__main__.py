@@ -105,7 +105,7 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
             case "decoder":
                 vae.train(args.run, args.decoder_minutes, device=device, decoder_only=True)
             case "export":
-                export.export(args.run, args.out, command)
+                export.export(args.run, args.out, command, device)
             case "dictionary":
                 from canvas.storybook import dictionary
 

@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 from canvas.storybook import generator
+from canvas.storybook.validation import validate
 
 STEPS, GUIDANCE = 8, 2.0
 LICENCE = "Apache-2.0, the authors of Featurebrush; trained only on scenes drawn by canvas/storybook"
@@ -49,9 +50,13 @@ def write_provenance(folder: Path, command: str, seed: int, metrics: dict[str, A
     (folder / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def export(run: Path, target: Path, command: str) -> None:
-    """Write the fp16 pipeline folder. What else lies in ``target`` (dictionaries, icons) stays."""
+def export(run: Path, target: Path, command: str, device: str = "cpu", held_out: int = 256) -> None:
+    """Write the fp16 pipeline folder. What else lies in ``target`` (dictionaries, icons) stays.
+
+    The generator is measured on ``held_out`` scenes: see `canvas.storybook.validation`.
+    """
     pipe, figures = pipeline(run)
+    figures |= {"held_out_error": validate(run, held_out, device=device)}
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(target / part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(target)

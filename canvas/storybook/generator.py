@@ -277,11 +277,15 @@ def train(
     )  # fmt: skip
 
 
+def config_of(saved: dict[str, Any]) -> GeneratorConfig:
+    """The configuration that a checkpoint holds as a dictionary."""
+    return GeneratorConfig(**saved | {"strokes": StrokeConfig(**saved["strokes"])})
+
+
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:
     """The averaged weights of the checkpoint in ``folder``, and how far it had come."""
     state = torch.load(folder / "generator.pt", map_location="cpu", weights_only=True)
-    saved = state["config"]
-    cfg = GeneratorConfig(**saved | {"strokes": StrokeConfig(**saved["strokes"])})
+    cfg = config_of(state["config"])
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     modules = build_modules(cfg, tokenizer)
     modules.load_state_dict(state["average"]["weights"])
