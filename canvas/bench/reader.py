@@ -105,7 +105,11 @@ class Reader:
         given = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None] / 127.5 - 1
         seen: list[Tensor] = []
         assert self.net.net.mid_block is not None
-        handle = self.net.net.mid_block.register_forward_hook(lambda _m, _a, output: seen.append(output))
+
+        def keep(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(output)
+
+        handle = self.net.net.mid_block.register_forward_hook(keep)
         try:
             with torch.inference_mode():
                 chances = self.net(given).sigmoid()[0].cpu().numpy()

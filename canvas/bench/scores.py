@@ -58,7 +58,8 @@ def dose(strengths: Sequence[float], chances: Sequence[float]) -> float:
     """Spearman's rank correlation of strengths and the reader's chances; 0 where one of them does not vary."""
     if len(set(strengths)) < 2 or len(set(chances)) < 2:
         return 0.0
-    return float(spearmanr(strengths, chances).statistic)
+    correlation = np.asarray(spearmanr(strengths, chances))[0]
+    return float(correlation)
 
 
 def chance_in(reading: Reading, concept: str, mask: Mask) -> float:
@@ -117,4 +118,4 @@ def frechet(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _grown(region: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(region, iterations=by)
+    return np.asarray(binary_dilation(region, iterations=by), np.bool_)
