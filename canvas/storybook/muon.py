@@ -1,6 +1,6 @@
 """Muon: momentum, orthogonalised by a Newton-Schulz iteration (K. Jordan et al., "Muon", 2024).
 
-``torch.optim.Muon`` always iterates in bfloat16, which CPUs without units for it emulate slowly, and takes matrices only.
+``torch.optim.Muon`` always iterates in bfloat16, slow on CPUs without units for it, and takes matrices only.
 """
 
 from __future__ import annotations
