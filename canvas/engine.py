@@ -1,9 +1,9 @@
-"""The sampler: the loop of ``StableDiffusionPipeline.__call__``, with edits at blocks and without doing work twice.
+"""The sampler: the loop of Stable Diffusion's pipelines, with edits at blocks and without doing work twice.
 
-Every operation is the pipeline's own, in the pipeline's order (diffusers 0.42, ``pipeline_stable_diffusion.py``), so
-that a plan without edits gives the pipeline's picture bit for bit. Beside it, the engine keeps what does not change
-from frame to frame while someone paints: prompt embeddings, initial noise, and the prefix of the sampling, which is
-everything before the first edited block of the first edited step.
+Every operation is the pipeline's own, in the pipeline's order (diffusers 0.42, ``pipeline_stable_diffusion.py`` and
+``pipeline_stable_diffusion_xl.py``), so that a plan without edits gives the pipeline's picture bit for bit. Beside it,
+the engine keeps what does not change from frame to frame while someone paints: what the prompt says, initial noise, and
+the prefix of the sampling, which is everything before the first edited block of the first edited step.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from canvas.steering import BlockEdits, reach, steered
-from sae.activations import block_names
+from canvas.steering import BlockEdits, reach
+from canvas.unet import Conditions, Edit, Place, Walk
+from sae.pipelines import Pipeline, decode_latents, text_conditions
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -100,12 +99,12 @@ class _Run:
         return _Run(self.latents, copy.deepcopy(self.scheduler), generator, self.step)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Prefix:
-    """A sampling up to its first edited step, and at that step the outputs of the modules before the first edit."""
+    """A sampling up to its first edited step, and that step up to its first edited block."""
 
     run: _Run
-    outputs: dict[nn.Module, Any] = field(default_factory=dict)
+    place: Place
 
 
 def _guidance_scale(plan: Plan, latents: Tensor) -> float | Tensor:
@@ -126,10 +125,11 @@ class Engine:
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline):
+    def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
         self._lock = threading.Lock()
-        self._embeddings: Recent[tuple[str, bool], Tensor] = Recent(16)
+        self._walk = Walk(pipeline.unet)
+        self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
         self._prefixes: Recent[Hashable, _Prefix] = Recent(2)
 
@@ -138,14 +138,12 @@ class Engine:
 
         ``should_stop`` is asked before every step and before decoding; when it says True, ``Cancelled`` is raised.
         """
-        pipeline = self.pipeline
+        pipeline: Any = self.pipeline
         with self._lock, torch.inference_mode():
             run = self._sample(plan, should_stop)
             _stop_if(should_stop)
-            scaled = run.latents / pipeline.vae.config.scaling_factor
-            image = pipeline.vae.decode(scaled, return_dict=False, generator=run.generator)[0]
-            images: Any = pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[True])
-            return images[0]
+            image = decode_latents(self.pipeline, run.latents)
+            return pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[False])[0]
 
     def latents(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Tensor:
         """The sampled latents ``[1, c, h, w]`` of ``plan``, as the pipeline gives with ``output_type="latent"``."""
@@ -156,14 +154,16 @@ class Engine:
     def forget(self) -> None:
         """Drop everything kept from earlier renderings; needed only after the pipeline was changed from outside."""
         with self._lock:
-            for kept in (self._embeddings, self._noise, self._prefixes):
+            for kept in (self._told, self._noise, self._prefixes):
                 kept.clear()
 
     def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Run:
-        pipeline = self.pipeline
+        pipeline: Any = self.pipeline
         guided = plan.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
-        embeddings = self._embeddings.get((plan.prompt, guided), lambda: self._encoded(plan.prompt, guided))
-        run, prefix, first_edit = self._begun(plan)
+        told = self._told.get(
+            (plan.prompt, plan.size, guided), lambda: text_conditions(pipeline, [plan.prompt], plan.size, guided)
+        )
+        run, prefix, first_edit = self._begun(plan, told["encoder_hidden_states"].dtype)
         timesteps = run.scheduler.timesteps
         extra = pipeline.prepare_extra_step_kwargs(run.generator, 0.0)
         timestep_cond = self._timestep_condition(plan.guidance, run.latents)
@@ -174,66 +174,66 @@ class Engine:
             run.step = i
             t = timesteps[i]
             inputs = torch.cat([run.latents] * 2) if guided else run.latents
-            if hasattr(run.scheduler, "scale_model_input"):
-                inputs = run.scheduler.scale_model_input(inputs, t)
-            with ExitStack() as stack:
-                if first_edit is not None and i == first_edit.step:
-                    stack.enter_context(self._prefix_step(first_edit, prefix, run))
-                stack.enter_context(steered(pipeline.unet, plan.edits, i, n, guided))
-                predicted = pipeline.unet(
-                    inputs, t, encoder_hidden_states=embeddings, timestep_cond=timestep_cond, return_dict=False
-                )[0]
+            inputs = run.scheduler.scale_model_input(inputs, t)
+            conditions = self._walk.conditions(
+                inputs, t, told["encoder_hidden_states"], told.get("added_cond_kwargs"), timestep_cond
+            )
+            if first_edit is not None and i == first_edit.step:
+                place = prefix.place if prefix else self._until(first_edit, inputs, conditions, run)
+            else:
+                place = self._walk.start(inputs)
+            predicted = self._walk.finish(place, conditions, _edits(plan, i, n, guided))
             if guided:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + scale * (conditional - unconditional)
             run.latents = run.scheduler.step(predicted, t, run.latents, **extra, return_dict=False)[0]
         return run
 
-    def _begun(self, plan: Plan) -> tuple[_Run, _Prefix | None, _FirstEdit | None]:
-        scheduler = copy.deepcopy(self.pipeline.scheduler)
-        scheduler.set_timesteps(plan.steps, device=self.pipeline.device)
-        first_edit = _first_edit(plan, len(scheduler.timesteps), block_names(self.pipeline.unet))
+    def _begun(self, plan: Plan, dtype: torch.dtype) -> tuple[_Run, _Prefix | None, _FirstEdit | None]:
+        pipeline: Any = self.pipeline
+        scheduler = copy.deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(plan.steps, device=pipeline.device)
+        first_edit = self._first_edit(plan, len(scheduler.timesteps))
         prefix = self._prefixes.find(first_edit.key) if first_edit else None
         if prefix is not None:
             return prefix.run.copy(), prefix, first_edit
-        noise, state = self._noise.get((plan.seed, plan.size), lambda: self._drawn(plan.seed, plan.size))
+        noise, state = self._noise.get((plan.seed, plan.size), lambda: self._drawn(plan.seed, plan.size, dtype))
         generator = torch.Generator("cpu")
         generator.set_state(state)
         return _Run(noise * scheduler.init_noise_sigma, scheduler, generator), None, first_edit
 
-    @contextmanager
-    def _prefix_step(self, first_edit: _FirstEdit, prefix: _Prefix | None, run: _Run) -> Iterator[None]:
-        """Replay the prefix within the first edited step, or record it if there is none yet."""
-        if prefix is not None:
-            with replayed(prefix.outputs):
-                yield
-            return
-        prefix = _Prefix(run.copy())
-        with recorded(modules_before(self.pipeline.unet, first_edit.block), prefix.outputs):
-            yield
-        self._prefixes.put(first_edit.key, prefix)
+    def _first_edit(self, plan: Plan, n_steps: int) -> _FirstEdit | None:
+        for step in range(n_steps):
+            acting = [name for name, part in plan.edits.items() if part.is_active(step, n_steps)]
+            if acting:
+                block = min(acting, key=self._walk.order)
+                key = (plan.prompt, plan.seed, plan.steps, plan.guidance, plan.size, step, block)
+                return _FirstEdit(step, block, key)
+        return None
 
-    def _encoded(self, prompt: str, guided: bool) -> Tensor:
-        pipeline = self.pipeline
-        conditional, unconditional = pipeline.encode_prompt(prompt, pipeline.device, 1, guided)
-        return conditional if unconditional is None else torch.cat([unconditional, conditional])
+    def _until(self, first_edit: _FirstEdit, inputs: Tensor, conditions: Conditions, run: _Run) -> Place:
+        """Compute the prefix, and keep it."""
+        before = run.copy()
+        place = self._walk.until(first_edit.block, self._walk.start(inputs), conditions)
+        self._prefixes.put(first_edit.key, _Prefix(before, place))
+        return place
 
-    def _drawn(self, seed: int, size: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, seed: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Initial noise of unit variance ``[1, c, h, w]``, and the generator's state after it was drawn."""
-        pipeline = self.pipeline
+        pipeline: Any = self.pipeline
         generator = torch.Generator("cpu").manual_seed(seed)
         side = size // pipeline.vae_scale_factor
         shape = (1, pipeline.unet.config.in_channels, side, side)
-        dtype = pipeline.text_encoder.dtype
         noise = randn_tensor(shape, generator=generator, device=pipeline.device, dtype=dtype)
         return noise, generator.get_state()
 
     def _timestep_condition(self, guidance: float, latents: Tensor) -> Tensor | None:
-        width = self.pipeline.unet.config.time_cond_proj_dim
+        pipeline: Any = self.pipeline
+        width = pipeline.unet.config.time_cond_proj_dim
         if width is None:
             return None
         scale = torch.tensor(guidance - 1).repeat(1)
-        return self.pipeline.get_guidance_scale_embedding(scale, embedding_dim=width).to(latents)
+        return pipeline.get_guidance_scale_embedding(scale, embedding_dim=width).to(latents)
 
 
 @dataclass(frozen=True)
@@ -245,72 +245,21 @@ class _FirstEdit:
     key: Hashable
 
 
-def _first_edit(plan: Plan, n_steps: int, order: tuple[str, ...]) -> _FirstEdit | None:
-    for step in range(n_steps):
-        blocks = [name for name in order if name in plan.edits and plan.edits[name].is_active(step, n_steps)]
-        if blocks:
-            key = (plan.prompt, plan.seed, plan.steps, plan.guidance, plan.size, step, blocks[0])
-            return _FirstEdit(step, blocks[0], key)
-    return None
+def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:
+    """What each block's output becomes at ``step``; of a guided batch, the conditional half alone is edited."""
+
+    def edit_by(part: BlockEdits) -> Edit:
+        def edit(h: Tensor, o: Tensor) -> Tensor:
+            if not guided:
+                return o + part.delta(h, o, step, n_steps)
+            plain, steered = o.chunk(2)
+            return torch.cat([plain, steered + part.delta(h.chunk(2)[1], steered, step, n_steps)])
+
+        return edit
+
+    return {name: edit_by(part) for name, part in plan.edits.items() if part.is_active(step, n_steps)}
 
 
 def _stop_if(should_stop: Callable[[], bool] | None) -> None:
     if should_stop is not None and should_stop():
         raise Cancelled
-
-
-def modules_before(unet: nn.Module, block: str) -> list[nn.Module]:
-    """The modules whose outputs stand for all that ``unet`` computes up to and including the unedited ``block``."""
-    kind, *place = block.split(".")
-    *outer, j = (int(part) for part in place)
-    before: list[Any] = [unet.conv_in, unet.time_embedding]
-    if kind == "down":
-        owner = unet.get_submodule(f"down_blocks.{outer[0]}")
-        before += list(unet.get_submodule("down_blocks").children())[: outer[0]]
-    elif kind == "mid":
-        owner = unet.get_submodule("mid_block")
-        before += list(unet.get_submodule("down_blocks").children())
-    else:
-        owner = unet.get_submodule(f"up_blocks.{outer[0]}")
-        before += list(unet.get_submodule("down_blocks").children())
-        before += [unet.mid_block] if unet.mid_block is not None else []
-        before += list(unet.get_submodule("up_blocks").children())[: outer[0]]
-    for name in ("resnets", "attentions"):
-        before += list(owner.get_submodule(name).children())[: j + 1]
-    return before
-
-
-@contextmanager
-def recorded(modules: list[nn.Module], outputs: dict[nn.Module, Any]) -> Iterator[None]:
-    """While open, the output of every call of ``modules`` is put into ``outputs``, before other hooks alter it."""
-
-    def hook(module: nn.Module, _args: Any, output: Any) -> None:
-        outputs[module] = output
-
-    handles = []
-    try:
-        for module in modules:
-            handles.append(module.register_forward_hook(hook, prepend=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def replayed(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
-    """While open, each of the modules returns its recorded output instead of computing it; hooks still see it."""
-
-    def returning(output: Any) -> Callable[..., Any]:
-        return lambda *_args, **_kwargs: output
-
-    shadowed = {module: vars(module)["forward"] for module in outputs if "forward" in vars(module)}
-    try:
-        for module, output in outputs.items():
-            module.forward = returning(output)
-        yield
-    finally:
-        for module in outputs:
-            vars(module).pop("forward", None)
-            if module in shadowed:
-                module.forward = shadowed[module]

@@ -1,4 +1,4 @@
-"""From layers to edits of what a block puts out: tensor functions, and the hooks that apply them.
+"""From layers to edits of what a block puts out: pure tensor functions.
 
 At a block with input h, output o and update u = o − h, a layer with mask m, strength s, features f with weights w and
 means μ edits the output (Surkov et al. 2410.22366 for add and scale):
@@ -14,20 +14,17 @@ and never pass through a decode of all codes: what the SAE does not explain of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from canvas.masks import Mask
 from canvas.painting import Layer, Mode
 from sae import SAE
-from sae.activations import block_input, block_module, block_output
 from sae.errors import FeaturebrushError
 
 
@@ -163,44 +160,3 @@ class _Parts:
     """``[P, n]``: coverage · (s − 1) of each scaled feature."""
     features: Tensor
     """``[n]``: the scaled features."""
-
-
-@contextmanager
-def steered(
-    unet: nn.Module, edits: Mapping[str, BlockEdits], step: int = 0, n_steps: int = 1, guided: bool = False
-) -> Iterator[None]:
-    """While open, ``unet`` computes sampling step ``step`` of ``n_steps`` with the edits of its blocks.
-
-    Blocks without an edit that acts at this step are not touched. With ``guided``, the first half of the batch is the
-    unconditional one and stays unedited. The hooks are removed on leaving, whatever happens.
-
-    Raises ``FeaturebrushError`` for a block that the U-Net does not have, before anything is hooked.
-    """
-    acting = {block_module(unet, name): part for name, part in edits.items() if part.is_active(step, n_steps)}
-
-    def hook_for(part: BlockEdits) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            h, o = block_input(args, kwargs), block_output(output)
-            first = o.shape[0] // 2 if guided else 0
-            edited = o.clone()
-            edited[first:] += part.delta(h[first:], o[first:], step, n_steps)
-            return _with_sample(output, edited)
-
-        return hook
-
-    handles = []
-    try:
-        for module, part in acting.items():
-            handles.append(module.register_forward_hook(hook_for(part), with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _with_sample(output: Any, sample: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return sample
-    if isinstance(output, tuple):
-        return (sample, *output[1:])
-    return type(output)(sample=sample)

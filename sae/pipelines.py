@@ -122,30 +122,48 @@ def encode_images(pipeline: Pipeline, images: Tensor) -> Tensor:
     unet: Any = pipeline.unet
     encoded = vae.encode(images.to(vae.device, vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    return (latents * vae.config.scaling_factor).to(unet.dtype)
+    mean, deviation = _centre(vae, latents)
+    return ((latents - mean) * vae.config.scaling_factor / deviation).to(unet.dtype)
+
+
+def _centre(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """What some autoencoders take from their latents and divide them by: 0 and 1 for most."""
+    mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or deviation is None:
+        return 0.0, 1.0
+    centre, scale = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (mean, deviation))
+    return centre, scale
 
 
 @torch.no_grad()
 def decode_latents(pipeline: Pipeline, latents: Tensor) -> Tensor:
     """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype."""
     vae: Any = pipeline.vae
-    if getattr(vae.config, "latents_mean", None) is not None:
-        raise FeaturebrushError(f"{type(vae).__name__} centres its latents, which is not known here")
-    images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    latents = latents.to(vae.dtype)
+    mean, deviation = _centre(vae, latents)
+    latents = latents * deviation / vae.config.scaling_factor + mean
+    images = vae.decode(latents, return_dict=False)[0]
     return (images / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()
-def text_conditions(pipeline: Pipeline, captions: list[str], size: int) -> dict[str, Any]:
-    """What the U-Net is told of ``captions`` and of the picture's size, as its keyword arguments."""
+def text_conditions(pipeline: Pipeline, captions: list[str], size: int, guided: bool = False) -> dict[str, Any]:
+    """What the U-Net is told of ``captions`` and of the picture's size, as its keyword arguments.
+
+    ``guided``: with an unconditional half, which comes first, as the pipelines' own calls have it.
+    """
     pipe: Any = pipeline
     if isinstance(pipeline, StableDiffusionXLPipeline):
-        text, _, pooled, _ = pipe.encode_prompt(captions, device=pipe.device, do_classifier_free_guidance=False)
-        width = pipe.text_encoder_2.config.projection_dim
+        text, plain, pooled, plain_pooled = pipe.encode_prompt(
+            captions, device=pipe.device, do_classifier_free_guidance=guided
+        )
+        width = text.shape[-1] if pipe.text_encoder_2 is None else pipe.text_encoder_2.config.projection_dim
         sides = (size, size)
         # Original size, place of the crop, target size: as the pipeline's own call says of an uncropped picture.
         ids = pipe._get_add_time_ids(sides, (0, 0), sides, dtype=text.dtype, text_encoder_projection_dim=width)
-        ids = ids.to(pipe.device).repeat(len(captions), 1)
+        if guided:
+            text, pooled = torch.cat([plain, text]), torch.cat([plain_pooled, pooled])
+        ids = ids.to(pipe.device).repeat(len(text), 1)
         return {"encoder_hidden_states": text, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
-    text, _ = pipe.encode_prompt(captions, pipe.device, 1, False)
-    return {"encoder_hidden_states": text}
+    text, plain = pipe.encode_prompt(captions, pipe.device, 1, guided)
+    return {"encoder_hidden_states": torch.cat([plain, text]) if guided else text}

@@ -82,7 +82,7 @@ def worsen(pictures: Tensor, vae: AutoencoderTiny, generator: torch.Generator) -
     with torch.no_grad():
         latents = vae.encode(pictures).latents
         latents = latents + amounts(0.5) * noise(latents)
-        coded = vae.decode(latents).sample
+        coded = vae.decode(latents).sample.float()
     blurred = F.interpolate(F.avg_pool2d(coded, 4), scale_factor=4, mode="bilinear")
     pictures = torch.lerp(coded, blurred, amounts(0.8))
     gain = 1 + 0.15 * noise(pictures[:, :, :1, :1])
