@@ -6,8 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae.errors import FeaturebrushError
+
+if TYPE_CHECKING:
+    from canvas.painter import Painter
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def reader_folder(painter: Painter) -> Path:
+    """Where the network lies that reads the model's pictures."""
+    if painter.folder is None:
+        raise FeaturebrushError(f"{painter.model!r} has no reader: only the embedded model's world can be read")
+    return painter.folder / "reader"
+
+
 def run_paint(options: argparse.Namespace) -> None:
     from canvas.bench import cases, paint
     from canvas.bench.methods import METHODS, Bench
@@ -55,7 +66,7 @@ def run_paint(options: argparse.Namespace) -> None:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     painter = Painter.load(options.model)
-    reader = Reader.load(painter.folder / "reader")
+    reader = Reader.load(reader_folder(painter))
     groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
     seeds = range(options.seed, options.seed + options.seeds)
     listed = (cases.small if options.cases == "small" else cases.full)(groups, seeds)
@@ -93,7 +104,7 @@ def run_pictures(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise FeaturebrushError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     painter = Painter.load(options.model)
-    folder = painter.folder / "reader"
+    folder = reader_folder(painter)
     facts = pictures.report(
         painter, Reader.load(folder), pictures.HeldOut.load(folder), options.count, options.slow_steps
     )

@@ -1,43 +1,35 @@
-"""Which models there are, and the loading of one from its folder. Local files only: the network is never touched."""
+"""The loading of a model: a pipeline with the SAEs of its blocks, from folders or the Hugging Face hub."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
 from transformers.utils import logging as transformers_logging
 
 from canvas.concepts import Concept, read_concepts, read_object
 from canvas.painting import MAX_GUIDANCE, MAX_STEPS
+from canvas.registry import REGISTRY, Defaults, Known, find_saes
 from sae import SAE
 from sae import load as load_sae
 from sae.activations import block_module
 from sae.devices import chosen
 from sae.errors import FeaturebrushError, unknown
-
-MODELS: dict[str, Path] = {"storybook": Path(__file__).resolve().parents[1] / "assets" / "storybook"}
-"""The models known by name, with their folders."""
+from sae.pipelines import Pipeline, default_size, load_pipeline
 
 SETTINGS = "featurebrush.json"
 CONCEPTS = "concepts.json"
 ICONS = "icons.webp"
 _PIPELINE_PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a painting's None stands for, and the model's size."""
-
-    steps: int
-    guidance: float
-    size: int
-    """Height and width of its pictures in pixels."""
+OTHERS = Defaults(25, 7.5, 0)
+"""Of pipelines that nobody has said more of; their size is the one that they were made for."""
 
 
 @dataclass(frozen=True)
@@ -46,71 +38,123 @@ class Model:
 
     name: str
     """What a painting's ``model`` says to mean this one."""
-    folder: Path
-    pipeline: StableDiffusionPipeline
+    folder: Path | None
+    """Where its concepts and icons lie, if it has a folder of its own."""
+    pipeline: Pipeline
     saes: Mapping[str, SAE]
-    """By block, in the order of ``featurebrush.json``."""
+    """By block."""
+    sae_folders: Mapping[str, Path]
+    """By block: where the SAE lies, and its atlas if there is one."""
     defaults: Defaults
     groups: tuple[str, ...]
     """The groups of the concepts in the order in which to show them."""
     concepts: tuple[Concept, ...]
 
 
-def folder_of(model: str | Path) -> Path:
-    """The folder of a model by its known name, or by the folder's own path.
+def load(
+    model: str | Path = "storybook",
+    device: str | torch.device | None = None,
+    saes: str | Path | Mapping[str, str | Path] | None = None,
+    download: bool = False,
+) -> Model:
+    """Load a model onto ``device`` (None: CUDA if it is there, else the CPU).
 
-    Raises ``FeaturebrushError`` if it is neither.
+    Parameters: ``model`` is a name in `REGISTRY`; the path of a model folder as docs/architecture.md describes it, or
+    of any folder of a Stable Diffusion or SDXL pipeline; or the id of one on the hub. A model from a path is called
+    after its folder. ``saes`` are the folders of the SAEs to paint with, by block, or one folder that holds them (see
+    `canvas.registry.find_saes`); None: those that the model folder or the registry names. The network is touched with
+    ``download`` only. Models of a folder of ours compute in float32, others in float16 on CUDA.
+
+    Raises ``FeaturebrushError`` that says which part is missing or does not fit.
     """
-    folder = MODELS.get(str(model), Path(model))
-    if folder.is_dir():
-        return folder
-    if str(model) in MODELS:
-        raise FeaturebrushError(f"the model {str(model)!r} is not installed: its folder {folder} is missing")
-    if folder.name != str(model):
-        raise FeaturebrushError(f"there is no model folder {str(model)!r}; models known by name: {', '.join(MODELS)}")
-    raise unknown("model", str(model), MODELS)
-
-
-def load(model: str | Path = "storybook", device: str | torch.device | None = None) -> Model:
-    """Load a model, in float32, onto ``device`` (None: CUDA if it is there, else the CPU).
-
-    Parameters: ``model`` is a known name or the path of a folder as docs/architecture.md describes it; a model from a
-    path is called after its folder. Raises ``FeaturebrushError`` that says which part is missing or does not fit.
-    """
-    folder = folder_of(model)
     target = chosen(device)
+    name, known = _named(model)
+    source = Path(known.source if known else model)
+    ours = (source / SETTINGS).is_file() or (known is not None and known.defaults is None)
+    if ours or (known is None and source.is_dir() and saes is None):
+        own = name if known else source.resolve().name
+        return _from_folder(own, source, target, saes)
+    if known is None and source.is_dir():
+        name = source.resolve().name
+    places = _sae_folders(saes) if saes is not None else _published(name, known, download)
+    dtype = torch.float16 if target.type == "cuda" else torch.float32
+    pipeline = _pipeline(known.source if known else str(model), target, dtype, download)
+    defaults = known.defaults if known and known.defaults else None
+    if defaults is None:
+        defaults = Defaults(OTHERS.steps, OTHERS.guidance, default_size(pipeline))
+    loaded = {block: _sae(folder, block, pipeline, target) for block, folder in places.items()}
+    return Model(name, None, pipeline, loaded, places, defaults, (), ())
+
+
+def _named(model: str | Path) -> tuple[str, Known | None]:
+    """The name of ``model``, and what the registry says of it, which it finds by its name or its id on the hub; None if
+    it is another folder or id. Raises for what can be neither."""
+    for name, known in REGISTRY.items():
+        if str(model) in (name, known.source):
+            return name, known
+    if Path(model).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        return str(model), None
+    if Path(model).name != str(model):
+        raise FeaturebrushError(f"there is no model folder {str(model)!r}; models known by name: {', '.join(REGISTRY)}")
+    raise unknown("model", str(model), REGISTRY)
+
+
+def _from_folder(
+    name: str, folder: Path, device: torch.device, saes: str | Path | Mapping[str, str | Path] | None
+) -> Model:
+    """A folder of ours, with settings and concepts."""
+    if not folder.is_dir():
+        raise FeaturebrushError(f"the model {name!r} is not installed: its folder {folder} is missing")
     missing = [part for part in (*_PIPELINE_PARTS, SETTINGS, CONCEPTS) if not (folder / part).exists()]
     if missing:
-        raise FeaturebrushError(f"the model folder {folder} is not complete: missing {', '.join(missing)}")
+        hint = "; of a plain pipeline, give the folders of SAEs too (saes=, or --saes)" if SETTINGS in missing else ""
+        raise FeaturebrushError(f"the model folder {folder} is not complete: missing {', '.join(missing)}{hint}")
     defaults, blocks, groups = _settings(folder / SETTINGS)
-    pipeline = _pipeline(folder).to(target)
+    places = {block: folder / "sae" / block for block in blocks} if saes is None else _sae_folders(saes)
+    pipeline = _pipeline(str(folder), device, torch.float32, download=False)
     _check_size(folder / SETTINGS, defaults.size, pipeline)
-    saes = {block: _sae(folder / "sae" / block, block, pipeline, target) for block in blocks}
-    concepts = read_concepts(folder / CONCEPTS)
+    loaded = {block: _sae(place, block, pipeline, device) for block, place in places.items()}
+    concepts = read_concepts(folder / CONCEPTS) if saes is None else ()
     for concept in concepts:
-        _check_concept(folder / CONCEPTS, concept, saes)
+        _check_concept(folder / CONCEPTS, concept, loaded)
     if any(concept.icon is not None for concept in concepts) and not (folder / ICONS).is_file():
         raise FeaturebrushError(f"the model folder {folder} is not complete: missing {ICONS}")
-    name = str(model) if str(model) in MODELS else folder.resolve().name
-    return Model(name, folder, pipeline, saes, defaults, groups, concepts)
+    return Model(name, folder, pipeline, loaded, places, defaults, groups, concepts)
 
 
-def _pipeline(folder: Path) -> StableDiffusionPipeline:
+def _sae_folders(saes: str | Path | Mapping[str, str | Path]) -> dict[str, Path]:
+    if isinstance(saes, Mapping):
+        return {block: Path(folder) for block, folder in saes.items()}
+    return find_saes(saes)
+
+
+def _published(name: str, known: Known | None, download: bool) -> dict[str, Path]:
+    """The folders of the SAEs that the registry names, in the local cache of the hub."""
+    if known is None or not known.saes:
+        raise FeaturebrushError(f"no SAEs are known for {name!r}: give their folders (saes=, or --saes)")
+    patterns = [f"{folder}/{part}" for folder in known.blocks.values() for part in ("*", "final/*")]
     try:
-        with _quiet():
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                str(folder),
-                safety_checker=None,
-                requires_safety_checker=False,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise FeaturebrushError(f"{folder} cannot be loaded as a StableDiffusionPipeline: {error}") from error
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.eval().requires_grad_(False)
-    return pipeline
+        root = Path(snapshot_download(known.saes, allow_patterns=patterns, local_files_only=not download))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_here(name, f"the SAEs {known.saes}", download, error) from error
+    found = find_saes(root)
+    if missing := [block for block in known.blocks if block not in found]:
+        raise _not_here(name, f"the SAEs {known.saes} for {', '.join(missing)}", download)
+    return {block: found[block] for block in known.blocks}
+
+
+def _not_here(name: str, what: str, download: bool, error: Exception | None = None) -> FeaturebrushError:
+    if download:
+        return FeaturebrushError(f"{what}, which {name!r} needs, cannot be downloaded: {error or 'they are not there'}")
+    return FeaturebrushError(
+        f"{name!r} needs {what}, which are not in the local cache of the hub: allow the download "
+        "(download=True, or --download), or give folders"
+    )
+
+
+def _pipeline(source: str, device: torch.device, dtype: torch.dtype, download: bool) -> Pipeline:
+    with nullcontext() if download else _quiet():
+        return load_pipeline(source, device, dtype, download)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -43,13 +43,22 @@ class Painter:
         """The sampler; ``engine.forget()`` is needed after the pipeline's weights were changed from outside."""
 
     @classmethod
-    def load(cls, model: str | Path = "storybook", device: str | torch.device | None = None) -> Painter:
-        """A painter with the model of that name, or with the one in a local folder.
+    def load(
+        cls,
+        model: str | Path = "storybook",
+        device: str | torch.device | None = None,
+        saes: str | Path | Mapping[str, str | Path] | None = None,
+        download: bool = False,
+    ) -> Painter:
+        """A painter with the model of that name, in a local folder, or of that id on the Hugging Face hub.
 
-        Parameters: ``device`` as torch names it; None means CUDA if it is there, else the CPU. Never touches the
-        network. Raises ``FeaturebrushError`` for an unknown model and for a folder with a part missing.
+        Parameters: ``device`` as torch names it; None means CUDA if it is there, else the CPU. ``saes``: the folders of
+        the SAEs to paint with, by block, or one folder that holds them; None: those known for the model. The network is
+        touched with ``download`` only. Raises ``FeaturebrushError`` for an unknown model and for whatever is missing.
+
+        ``Painter.load("sdxl-turbo", download=True)``
         """
-        return cls(models.load(model, device))
+        return cls(models.load(model, device, saes, download))
 
     @property
     def model(self) -> str:
@@ -57,7 +66,7 @@ class Painter:
         return self._model.name
 
     @property
-    def pipeline(self) -> models.StableDiffusionPipeline:
+    def pipeline(self) -> models.Pipeline:
         """The diffusers pipeline beneath."""
         return self._model.pipeline
 
@@ -92,17 +101,22 @@ class Painter:
         """Every feature of the SAE at ``block``, in order."""
         sae = self._sae(block)
         if block not in self._features:
-            self._features[block] = read_features(self._model.folder / "sae" / block, block, sae)
+            self._features[block] = read_features(self._model.sae_folders[block], block, sae)
         return self._features[block]
 
     @property
-    def folder(self) -> Path:
-        """Where the model lies."""
+    def folder(self) -> Path | None:
+        """Where the model lies, if it has a folder of its own."""
         return self._model.folder
 
     def sae(self, block: str) -> models.SAE:
         """The dictionary of a block; raises ``FeaturebrushError`` if the model has none there."""
         return self._sae(block)
+
+    def sae_folder(self, block: str) -> Path:
+        """Where the dictionary of a block lies, with its atlas and what was measured of it."""
+        self._sae(block)
+        return self._model.sae_folders[block]
 
     def icon(self, concept_name: str) -> Image.Image:
         """The 96×96 RGB icon of a concept; raises ``FeaturebrushError`` if it has none."""
@@ -118,6 +132,8 @@ class Painter:
 
     @cached_property
     def _icons(self) -> Image.Image:
+        if self._model.folder is None:
+            raise FeaturebrushError(f"{self.model!r} has no icons")
         path = self._model.folder / models.ICONS
         try:
             with Image.open(path) as sheet:

@@ -134,21 +134,21 @@ class Walk:
 def _stages(unet: Any) -> Iterator[_Stage]:
     names = {block_module(unet, name): name for name in block_names(unet)}
 
-    def resnet(module: nn.Module, **flags: bool) -> _Stage:
-        return _Stage(lambda x, c, _: module(x, c.time), **flags)
+    def resnet(module: nn.Module, pushes: bool = False) -> _Stage:
+        return _Stage(lambda x, c, _: module(x, c.time), pushes=pushes)
 
     def joined(module: nn.Module) -> _Stage:
         return _Stage(lambda x, c, skips: module(torch.cat([x, skips[-1]], dim=1), c.time), pops=True)
 
-    def attention(module: nn.Module, **flags: bool) -> _Stage:
+    def attention(module: nn.Module, pushes: bool = False) -> _Stage:
         return _Stage(
             lambda x, c, _: module(x, encoder_hidden_states=c.text, return_dict=False)[0],
             names[module],
-            **flags,
+            pushes,
         )
 
-    def plain(module: nn.Module, **flags: bool) -> _Stage:
-        return _Stage(lambda x, _c, _s: module(x), **flags)
+    def plain(module: nn.Module, pushes: bool = False) -> _Stage:
+        return _Stage(lambda x, _c, _s: module(x), pushes=pushes)
 
     yield plain(unet.conv_in, pushes=True)
     for part in unet.down_blocks:

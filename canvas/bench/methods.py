@@ -36,7 +36,7 @@ class Bench:
         """With the differences that lie beside the model's dictionaries, where they do."""
         found: dict[str, Tensor] = {}
         for block in painter.blocks:
-            path = painter.folder / "sae" / block / "differences.json"
+            path = painter.sae_folder(block) / "differences.json"
             if path.is_file():
                 known = json.loads(path.read_text(encoding="utf-8"))
                 found |= {name: torch.tensor(vector) for name, vector in known.items()}
