@@ -33,11 +33,16 @@ class Cancelled(Exception):
 
 
 class Recent(Generic[K, V]):
-    """The values made for the most recently used keys, at most ``size`` of them. Not for several threads at once."""
+    """The values made for the most recently used keys. Not for several threads at once.
 
-    def __init__(self, size: int):
-        self._size = size
+    Parameters: together they weigh at most ``limit``, by ``weigh`` (1 each if not given); the newest is always kept.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1):
+        self._limit = limit
+        self._weigh = weigh
         self._values: OrderedDict[K, V] = OrderedDict()
+        self._weight = 0
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value kept for ``key``, or a new one by ``make``."""
@@ -47,11 +52,16 @@ class Recent(Generic[K, V]):
         return self._values[key]
 
     def put(self, key: K, value: V) -> None:
-        """Keep ``value`` for ``key``; the key unused for longest is forgotten if there are too many."""
+        """Keep ``value`` for ``key``; the keys unused for longest are forgotten while all weigh too much."""
+        self._forget(key)
         self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._size:
-            self._values.popitem(last=False)
+        self._weight += self._weigh(value)
+        while self._weight > self._limit and len(self._values) > 1:
+            self._forget(next(iter(self._values)))
+
+    def _forget(self, key: K) -> None:
+        if key in self._values:
+            self._weight -= self._weigh(self._values.pop(key))
 
     def find(self, key: K) -> V | None:
         """The value kept for ``key``, or None."""
@@ -62,6 +72,7 @@ class Recent(Generic[K, V]):
     def clear(self) -> None:
         """Forget everything."""
         self._values.clear()
+        self._weight = 0
 
     def __len__(self) -> int:
         return len(self._values)
@@ -106,6 +117,12 @@ class _Prefix:
     run: _Run
     place: Place
 
+    @property
+    def bytes(self) -> int:
+        """What its tensors take."""
+        tensors = (self.run.latents, self.place.entered, self.place.sample, *self.place.skips)
+        return sum(tensor.nbytes for tensor in tensors)
+
 
 def _guidance_scale(plan: Plan, latents: Tensor) -> float | Tensor:
     """The factor of the difference between the two halves of a guided batch.
@@ -123,15 +140,17 @@ class Engine:
     """Renders plans with one pipeline. Calls from several threads wait for each other.
 
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
+    ``keep`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
+    that many people paint with one model and none computes what another's frame has pushed out.
     """
 
-    def __init__(self, pipeline: Pipeline):
+    def __init__(self, pipeline: Pipeline, keep: int = 2**28):
         self.pipeline = pipeline
         self._lock = threading.Lock()
         self._walk = Walk(pipeline.unet)
         self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
-        self._prefixes: Recent[Hashable, _Prefix] = Recent(2)
+        self._prefixes: Recent[Hashable, _Prefix] = Recent(keep, lambda prefix: prefix.bytes)
 
     def render(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
         """The picture of ``plan``, RGB, ``plan.size`` pixels square.

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import SIZE
 
 from canvas import Brush, Mask, Painting
@@ -155,3 +157,35 @@ def test_recent_keeps_the_latest_used() -> None:
     assert recent.find("a") == 1
     assert recent.get("c", lambda: 3) == 3
     assert (recent.find("b"), recent.find("a"), len(recent)) == (None, 1, 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 50)), max_size=30), st.integers(0, 100))
+def test_recent_keeps_within_its_limit_but_always_the_newest(puts: list[tuple[int, int]], limit: int) -> None:
+    recent: Recent[int, int] = Recent(limit, lambda weight: weight)
+    newest: dict[int, int] = {}
+    for key, weight in puts:
+        recent.put(key, weight)
+        newest.pop(key, None)
+        newest[key] = weight
+        kept = {k: w for k, w in newest.items() if recent.find(k) is not None}
+        newest = dict(kept)
+        assert recent.find(key) == weight
+        assert sum(kept.values()) <= limit or list(kept) == [key]
+        assert len(recent) == len(kept)
+
+
+def test_many_paintings_keep_their_prefixes_within_the_limit(painter) -> None:
+    calls: list[int] = []
+    block = painter.pipeline.unet.get_submodule("down_blocks.0.resnets.0")
+    handle = block.register_forward_hook(lambda *_: calls.append(1))
+    plans = [painter.plan(Painting(seed=seed, steps=1).paint("castle", DISC)) for seed in range(16)]
+    try:
+        for keep, computed in ((2**28, 16), (1, 32)):
+            engine = Engine(painter.pipeline, keep)
+            calls.clear()
+            for _ in range(2):
+                for plan in plans:
+                    engine.latents(plan)
+            assert len(calls) == computed
+    finally:
+        handle.remove()
