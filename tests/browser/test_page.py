@@ -232,7 +232,7 @@ def test_the_prompt_is_one_step_and_a_refusal_is_told_in_words(easel: Any) -> No
     easel.page.keyboard.press("Enter")
     easel.page.wait_for_selector(".fb-toast:visible")
     assert "This prompt cannot be painted" in easel.page.text_content(".fb-toast")
-    assert easel.page.get_attribute(".fb-status", "data-state") == "error"
+    easel.page.wait_for_selector(".fb-status[data-state=error]")
     assert len(easel.layers()) == 1, "the painting is kept"
     easel.page.fill("[data-set=prompt]", "a crash")
     easel.page.keyboard.press("Enter")
