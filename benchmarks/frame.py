@@ -11,6 +11,8 @@ seed and prompt stay; the mask is another one in every frame, as while someone p
 - *unsteered*: our frame without layers.
 - *painted*: our frame with one layer.
 
+The last two with each backend that is asked for.
+
 Guidance is the same for all four in a run. Times are of whole frames, from the request to the PIL image.
 """
 
@@ -24,13 +26,11 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -41,8 +41,8 @@ from sae.errors import FeaturebrushError
 PROMPT, SEED = "a meadow by day", 7
 WARM_UP = 3
 
-Frame = Callable[[int], Image.Image]
-"""Makes the frame of that number."""
+Frame = Callable[[int, bool], Any]
+"""Makes the frame of that number; or only its latents, if so told, which is all but the decoding."""
 
 
 def mask_at(frame: int) -> Mask:
@@ -54,11 +54,12 @@ def mask_at(frame: int) -> Mask:
 def plain_frames(painter: Painter, steps: int, guidance: float) -> Frame:
     size = painter.defaults.size
 
-    def frame(_: int) -> Image.Image:
+    def frame(_: int, latent: bool) -> Any:
         generator = torch.Generator("cpu").manual_seed(SEED)
         found: Any = painter.pipeline(
-            PROMPT, height=size, width=size, num_inference_steps=steps, guidance_scale=guidance, generator=generator
-        )
+            PROMPT, height=size, width=size, num_inference_steps=steps, guidance_scale=guidance, generator=generator,
+            output_type="latent" if latent else "pil",
+        )  # fmt: skip
         return found.images[0]
 
     return frame
@@ -71,7 +72,7 @@ def demo_frames(painter: Painter, steps: int, guidance: float, concept: str) -> 
     feature = entry.features[0]
     plain = plain_frames(painter, steps, guidance)
 
-    def frame(number: int) -> Image.Image:
+    def frame(number: int, latent: bool) -> Any:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             out = block_output(output)
             update = (out - block_input(args, kwargs)).permute(0, 2, 3, 1)
@@ -82,7 +83,7 @@ def demo_frames(painter: Painter, steps: int, guidance: float, concept: str) -> 
 
         handle = block_module(painter.pipeline.unet, entry.block).register_forward_hook(hook, with_kwargs=True)
         try:
-            return plain(number)
+            return plain(number, latent)
         finally:
             handle.remove()
 
@@ -92,35 +93,11 @@ def demo_frames(painter: Painter, steps: int, guidance: float, concept: str) -> 
 def our_frames(painter: Painter, steps: int, guidance: float, concept: str | None) -> Frame:
     base = Painting(model=painter.model, prompt=PROMPT, seed=SEED, steps=steps, guidance=guidance)
 
-    def frame(number: int) -> Image.Image:
-        return painter.render(base.paint(concept, mask_at(number)) if concept else base)
+    def frame(number: int, latent: bool) -> Any:
+        painting = base.paint(concept, mask_at(number)) if concept else base
+        return painter.engine.latents(painter.plan(painting)) if latent else painter.render(painting)
 
     return frame
-
-
-@contextmanager
-def parts_timed(painter: Painter, seconds: dict[str, float]) -> Iterator[None]:
-    """While open, ``seconds`` gathers the time within the U-Net and within the decoder."""
-    pipeline = painter.pipeline
-    places = ((pipeline.unet, "forward", "unet"), (pipeline.vae, "decode", "decoder"))
-
-    def timed(call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
-            found = call(*args, **kwargs)
-            _wait(painter)
-            seconds[name] += time.perf_counter() - begun
-            return found
-
-        return wrapper
-
-    try:
-        for owner, method, name in places:
-            setattr(owner, method, timed(getattr(owner, method), name))
-        yield
-    finally:
-        for owner, method, _ in places:
-            vars(owner).pop(method, None)
 
 
 def _wait(painter: Painter) -> None:
@@ -128,40 +105,41 @@ def _wait(painter: Painter) -> None:
         torch.cuda.synchronize()
 
 
-def measure(painter: Painter, steps: int, guidance: float, concept: str, frames: int) -> dict[str, dict[str, float]]:
-    """Milliseconds a frame of each way: median, 95th percentile, and the medians of the parts."""
+def measure(
+    painters: dict[str, Painter], steps: int, guidance: float, concept: str, frames: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a frame of each way: median and 95th percentile; the median without decoding, and what is left."""
+    first = next(iter(painters.values()))
     ways = {
-        "pipeline": plain_frames(painter, steps, guidance),
-        "demo": demo_frames(painter, steps, guidance, concept),
-        "unsteered": our_frames(painter, steps, guidance, None),
-        "painted": our_frames(painter, steps, guidance, concept),
+        "pipeline": plain_frames(first, steps, guidance),
+        "demo": demo_frames(first, steps, guidance, concept),
     }
-    times: dict[str, list[float]] = defaultdict(list)
-    parts: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name, painter in painters.items():
+        ways[f"unsteered, {name}"] = our_frames(painter, steps, guidance, None)
+        ways[f"painted, {name}"] = our_frames(painter, steps, guidance, concept)
+    taken: dict[tuple[str, bool], list[float]] = defaultdict(list)
     for number in range(-WARM_UP, frames):
         for name, way in ways.items():
-            seconds = {"unet": 0.0, "decoder": 0.0}
-            with parts_timed(painter, seconds):
+            for latent in (False, True):
                 begun = time.perf_counter()
-                way(number)
-                _wait(painter)
-                whole = time.perf_counter() - begun
-            if number >= 0:
-                times[name].append(1000 * whole)
-                parts[name].append({**seconds, "rest": whole - sum(seconds.values())})
-    return {
-        name: {
-            "p50": statistics.median(taken),
-            "p95": sorted(taken)[math.ceil(0.95 * len(taken)) - 1],
-            **{part: 1000 * statistics.median(one[part] for one in parts[name]) for part in parts[name][0]},
-        }
-        for name, taken in times.items()
-    }
+                way(number, latent)
+                _wait(first)
+                if number >= 0:
+                    taken[name, latent].append(1000 * (time.perf_counter() - begun))
+    found = {}
+    for name in ways:
+        whole, sampling = (sorted(taken[name, latent]) for latent in (False, True))
+        p50 = statistics.median(whole)
+        part = statistics.median(sampling)
+        p95 = whole[math.ceil(0.95 * len(whole)) - 1]
+        found[name] = {"p50": p50, "p95": p95, "sampling": part, "decoding": p50 - part}
+    return found
 
 
 def equal(painter: Painter, steps: int, guidance: float) -> bool:
     """Whether our unsteered frame is the pipeline's picture, bit for bit."""
-    ours, theirs = (f(0) for f in (our_frames(painter, steps, guidance, None), plain_frames(painter, steps, guidance)))
+    both = our_frames(painter, steps, guidance, None), plain_frames(painter, steps, guidance)
+    ours, theirs = (frame(0, False) for frame in both)
     return ours.tobytes() == theirs.tobytes()
 
 
@@ -169,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description="What a frame costs.")
     found.add_argument("--model", default="storybook")
     found.add_argument("--device")
+    found.add_argument("--backends", nargs="+", default=["torch", "openvino"], help="of our frames")
     found.add_argument("--concept", default="tree")
     found.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8])
     found.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
@@ -185,27 +164,26 @@ def main() -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        painter = Painter.load(options.model, options.device)
+        painters = {name: Painter.load(options.model, options.device, backend=name) for name in options.backends}
+        painter = next(iter(painters.values()))
         painter.concept(options.concept)
     except FeaturebrushError as error:
         parser().error(str(error))
     painter.pipeline.set_progress_bar_config(disable=True)
     rows = []
-    print(
-        f"{'steps':>5} {'guidance':>8} {'way':<10} {'p50 ms':>8} {'p95 ms':>8} {'U-Net':>8} {'decoder':>8} {'rest':>8}"
-    )
+    print(f"{'steps':>5} {'guidance':>8} {'way':<20} {'p50 ms':>8} {'p95 ms':>8} {'sampling':>8} {'decoding':>8}")
     for guidance in options.guidance:
         for steps in options.steps:
-            same = equal(painter, steps, guidance)
-            found = measure(painter, steps, guidance, options.concept, options.frames)
+            same = {name: equal(one, steps, guidance) for name, one in painters.items()}
+            found = measure(painters, steps, guidance, options.concept, options.frames)
             for way, f in found.items():
-                figures = "".join(f"{f[part]:>9.1f}" for part in ("p50", "p95", "unet", "decoder", "rest"))
-                print(f"{steps:>5} {guidance:>8g} {way:<10}{figures}", flush=True)
-            share = found["painted"]["p50"] / found["unsteered"]["p50"]
-            gain = found["demo"]["p50"] / found["painted"]["p50"]
-            print(
-                f"      painted costs {share:.2f} of unsteered; the demos' way {gain:.2f}x of it; bit for bit: {same}"
-            )
+                figures = "".join(f"{f[part]:>9.1f}" for part in ("p50", "p95", "sampling", "decoding"))
+                print(f"{steps:>5} {guidance:>8g} {way:<20}{figures}", flush=True)
+            for name in painters:
+                ours = found[f"painted, {name}"]["p50"]
+                shares = ", ".join(f"{ours / found[way]['p50']:.2f} of {way}" for way in list(found)[:2])
+                own = f"{ours / found[f'unsteered, {name}']['p50']:.2f} of unsteered"
+                print(f"      painted, {name}: {shares}, {own}; unsteered is the pipeline's bit for bit: {same[name]}")
             rows.append({"steps": steps, "guidance": guidance, "equal": same, "ways": found})
     if options.json:
         facts = {

@@ -11,15 +11,16 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from canvas.compiled import Compile
 from canvas.steering import BlockEdits, reach
 from canvas.unet import Conditions, Edit, Place, Walk
 from sae.pipelines import Pipeline, decode_latents, text_conditions
@@ -95,6 +96,15 @@ class Plan:
     """By block name."""
 
 
+class _Decoder(nn.Module):
+    def __init__(self, vae: Any):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, ...]:
+        return self.vae.decode(latents, return_dict=False)
+
+
 @dataclass
 class _Run:
     """Where a sampling stands: before its step ``step``."""
@@ -140,17 +150,29 @@ class Engine:
     """Renders plans with one pipeline. Calls from several threads wait for each other.
 
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
+    ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
     ``keep`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
     that many people paint with one model and none computes what another's frame has pushed out.
     """
 
-    def __init__(self, pipeline: Pipeline, keep: int = 2**28):
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        keep: int = 2**28,
+        blocks: Collection[str] | None = None,
+        compile: Compile | None = None,
+    ):
         self.pipeline = pipeline
         self._lock = threading.Lock()
-        self._walk = Walk(pipeline.unet)
+        self._blocks, self._compile = blocks, compile
+        self._build()
         self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
         self._prefixes: Recent[Hashable, _Prefix] = Recent(keep, lambda prefix: prefix.bytes)
+
+    def _build(self) -> None:
+        self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
+        self._decode = self._compile(_Decoder(self.pipeline.vae)) if self._compile else None
 
     def render(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
         """The picture of ``plan``, RGB, ``plan.size`` pixels square.
@@ -161,7 +183,7 @@ class Engine:
         with self._lock, torch.inference_mode():
             run = self._sample(plan, should_stop)
             _stop_if(should_stop)
-            image = decode_latents(self.pipeline, run.latents)
+            image = decode_latents(self.pipeline, run.latents, self._decode)
             return pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[False])[0]
 
     def latents(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Tensor:
@@ -175,6 +197,7 @@ class Engine:
         with self._lock:
             for kept in (self._told, self._noise, self._prefixes):
                 kept.clear()
+            self._build()
 
     def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Run:
         pipeline: Any = self.pipeline

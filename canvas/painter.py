@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from canvas import models
+from canvas import compiled, models
 from canvas.concepts import Concept, ConceptNames, Feature, read_features
 from canvas.engine import Engine, Plan, Recent
+from canvas.masks import Mask
 from canvas.painting import Brush, Painting
 from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector
 from sae.errors import FeaturebrushError, unknown
@@ -33,13 +34,14 @@ class Painter:
     It may be used from several threads; renderings wait for each other.
     """
 
-    def __init__(self, model: models.Model):
+    def __init__(self, model: models.Model, backend: str = "torch"):
         self._model = model
         self._names = ConceptNames(model.concepts)
         self._vectors: Recent[FeatureSet, Tensor] = Recent(256)
         self._features: dict[str, tuple[Feature, ...]] = {}
         self._lock = threading.Lock()
-        self.engine = Engine(model.pipeline)
+        compiling = compiled.backend(backend, model.pipeline.device)
+        self.engine = Engine(model.pipeline, blocks=tuple(model.saes), compile=compiling)
         """The sampler; ``engine.forget()`` is needed after the pipeline's weights were changed from outside."""
 
     @classmethod
@@ -49,16 +51,19 @@ class Painter:
         device: str | torch.device | None = None,
         saes: str | Path | Mapping[str, str | Path] | None = None,
         download: bool = False,
+        backend: str = "torch",
     ) -> Painter:
         """A painter with the model of that name, in a local folder, or of that id on the Hugging Face hub.
 
         Parameters: ``device`` as torch names it; None means CUDA if it is there, else the CPU. ``saes``: the folders of
         the SAEs to paint with, by block, or one folder that holds them; None: those known for the model. The network is
-        touched with ``download`` only. Raises ``FeaturebrushError`` for an unknown model and for whatever is missing.
+        touched with ``download`` only. ``backend``: *torch*, with which pictures are the diffusers pipeline's to the
+        last bit; *openvino* or *inductor*, faster on a CPU and on CUDA, up to rounding; or *auto* (see
+        `canvas.compiled`). Raises ``FeaturebrushError`` for an unknown model and for whatever is missing.
 
         ``Painter.load("sdxl-turbo", download=True)``
         """
-        return cls(models.load(model, device, saes, download))
+        return cls(models.load(model, device, saes, download), backend)
 
     @property
     def model(self) -> str:
@@ -152,14 +157,21 @@ class Painter:
     def render(self, painting: Painting, should_stop: Callable[[], bool] | None = None) -> Image.Image:
         """The picture of ``painting``, RGB, of the model's size. Equal paintings give equal pictures.
 
-        A painting without layers that have an effect gives, bit for bit, the picture of ``StableDiffusionPipeline``
-        with the same prompt and steps, the guidance that ``guidance`` says, and
+        With the backend *torch* a painting without layers that have an effect gives, bit for bit, the picture of
+        ``StableDiffusionPipeline`` with the same prompt and steps, the guidance that ``guidance`` says, and
         ``generator=torch.Generator("cpu").manual_seed(seed)``.
 
         ``should_stop`` is asked between steps; once it says True, ``canvas.engine.Cancelled`` is raised. Raises
         ``FeaturebrushError`` where ``check`` does.
         """
         return self.engine.render(self.plan(painting), should_stop)
+
+    def warm_up(self) -> None:
+        """Render with the model's defaults, unpainted and painted, so that nobody waits for what happens only once."""
+        bare = Painting(model=self.model)
+        if self.blocks:
+            self.render(bare.paint(Brush.feature(self.blocks[0], 0), Mask.full()))
+        self.render(bare)
 
     def plan(self, painting: Painting) -> Plan:
         """What the engine is told to do for ``painting``."""

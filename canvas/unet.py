@@ -7,13 +7,14 @@ paused behind any block, and gone on with from there as often as one likes. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from canvas.compiled import Compile
 from sae.activations import block_module, block_names
 from sae.errors import FeaturebrushError, unknown
 
@@ -36,11 +37,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pass stands: ``number`` stages are done, but for what is made of the last one's output."""
+    """Where a pass stands: ``number`` spans are done, but for what is made of the last one's output."""
 
     number: int
     entered: Tensor
-    """what went into the last stage"""
+    """what went into the last span's last stage"""
     sample: Tensor
     """what came out of it, unedited"""
     skips: tuple[Tensor, ...]
@@ -49,23 +50,65 @@ class Place:
 
 @dataclass(frozen=True)
 class _Stage:
-    call: Callable[[Tensor, Conditions, tuple[Tensor, ...]], Tensor]
-    """from what went before, the conditions and the skips that wait"""
+    module: nn.Module
+    kind: Literal["plain", "resnet", "joined", "attention", "upsampler"]
+    """what the module is called with: the sample alone; with the time; joined with the last of what waits, and with the
+    time; with the text; with the size to reach"""
     block: str = ""
     """the name of the block that it is"""
     pushes: bool = False
     """its output also waits for the way up"""
-    pops: bool = False
-    """it takes the last of what waits"""
+
+
+class Span(nn.Module):
+    """Stages that are always taken together: up to a block, or to the end.
+
+    A function of tensors alone, so that it can be compiled: see `canvas.compiled`.
+    """
+
+    def __init__(self, stages: Sequence[_Stage]):
+        super().__init__()
+        self.stages = tuple(stages)
+        self.held = nn.ModuleList(stage.module for stage in stages)
+        self.block = stages[-1].block
+        self.pushes = stages[-1].pushes
+        waiting = least = 0
+        for stage in stages[:-1]:
+            least = min(least, waiting - (stage.kind in ("joined", "upsampler")))
+            waiting += stage.pushes - (stage.kind == "joined")
+        self.takes = -min(least, waiting - (stages[-1].kind in ("joined", "upsampler")))
+        """How many of what waits it is given."""
+
+    def forward(self, sample: Tensor, time: Tensor, text: Tensor | None, *skips: Tensor) -> tuple[Tensor, ...]:
+        """What goes into the last stage, what comes out of it, and what waits then, of what was given or came up."""
+        waits, entered = list(skips), sample
+        for stage in self.stages:
+            entered, module = sample, stage.module
+            match stage.kind:
+                case "plain":
+                    sample = module(sample)
+                case "resnet":
+                    sample = module(sample, time)
+                case "joined":
+                    sample = module(torch.cat([sample, waits.pop()], dim=1), time)
+                case "attention":
+                    sample = module(sample, encoder_hidden_states=text, return_dict=False)[0]
+                case "upsampler":
+                    sample = module(sample, waits[-1].shape[2:])
+            if stage.pushes and stage is not self.stages[-1]:
+                waits.append(sample)
+        return entered, sample, *waits
 
 
 class Walk:
-    """The stages of one U-Net.
+    """The stages of one U-Net, paused at blocks.
 
-    Raises `FeaturebrushError` for a U-Net of other kinds of blocks than `BLOCKS`, or with FreeU switched on.
+    Parameters: ``blocks`` are those at which it can be paused and edited (None: all); ``compile`` makes of the spans
+    between them functions that are faster. Raises `FeaturebrushError` for a U-Net of other kinds of blocks than
+    `BLOCKS`, with FreeU switched on, or without one of ``blocks``.
     """
 
-    def __init__(self, unet: Any):
+    def __init__(self, unet: Any, blocks: Collection[str] | None = None, compile: Compile | None = None):
         parts = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
         for part in parts:
             if type(part).__name__ not in BLOCKS:
@@ -75,8 +118,13 @@ class Walk:
             if getattr(part, "b1", None):
                 raise FeaturebrushError("FreeU is switched on; call the pipeline's disable_freeu() before painting")
         self.unet = unet
-        self._stages = list(_stages(unet))
-        self._behind = {stage.block: i + 1 for i, stage in enumerate(self._stages) if stage.block}
+        names = block_names(unet)
+        for block in blocks or ():
+            if block not in names:
+                raise unknown("block", block, names)
+        self._spans = list(_spans(_stages(unet), names if blocks is None else blocks))
+        self._calls = [compile(span) if compile else span for span in self._spans]
+        self._behind = {span.block: i + 1 for i, span in enumerate(self._spans) if span.block}
 
     def conditions(
         self, sample: Tensor, t: Tensor | int, text: Tensor, added: Mapping[str, Tensor] | None = None,
@@ -109,7 +157,7 @@ class Walk:
         for block in edits:
             if block not in self._behind:
                 raise unknown("block", block, self._behind)
-        return self._go(place, conditions, len(self._stages), edits).sample
+        return self._go(place, conditions, len(self._spans), edits).sample
 
     def order(self, block: str) -> int:
         """Blocks with a lower number come earlier."""
@@ -119,71 +167,53 @@ class Walk:
         entered, sample, skips = place.entered, place.sample, place.skips
         for number in range(place.number, stop):
             if number:
-                last = self._stages[number - 1]
+                last = self._spans[number - 1]
                 if last.block in edits:
                     sample = edits[last.block](entered, sample)
                 if last.pushes:
                     skips = (*skips, sample)
-            stage = self._stages[number]
-            entered, sample = sample, stage.call(sample, conditions, skips)
-            if stage.pops:
-                skips = skips[:-1]
+            keep = len(skips) - self._spans[number].takes
+            entered, sample, *waits = self._calls[number](sample, conditions.time, conditions.text, *skips[keep:])
+            skips = (*skips[:keep], *waits)
         return Place(stop, entered, sample, skips)
+
+
+def _spans(stages: Iterable[_Stage], blocks: Collection[str]) -> Iterator[Span]:
+    together: list[_Stage] = []
+    for stage in stages:
+        together.append(stage)
+        if stage.block in blocks:
+            yield Span(together)
+            together = []
+    yield Span(together)  # never empty: a U-Net ends with a convolution
 
 
 def _stages(unet: Any) -> Iterator[_Stage]:
     names = {block_module(unet, name): name for name in block_names(unet)}
-
-    def resnet(module: nn.Module, pushes: bool = False) -> _Stage:
-        return _Stage(lambda x, c, _: module(x, c.time), pushes=pushes)
-
-    def joined(module: nn.Module) -> _Stage:
-        return _Stage(lambda x, c, skips: module(torch.cat([x, skips[-1]], dim=1), c.time), pops=True)
-
-    def attention(module: nn.Module, pushes: bool = False) -> _Stage:
-        return _Stage(
-            lambda x, c, _: module(x, encoder_hidden_states=c.text, return_dict=False)[0],
-            names[module],
-            pushes,
-        )
-
-    def plain(module: nn.Module, pushes: bool = False) -> _Stage:
-        return _Stage(lambda x, _c, _s: module(x), pushes=pushes)
-
-    yield plain(unet.conv_in, pushes=True)
+    yield _Stage(unet.conv_in, "plain", pushes=True)
     for part in unet.down_blocks:
         attentions = list(getattr(part, "attentions", []))
         for i, module in enumerate(part.resnets):
-            yield resnet(module, pushes=not attentions)
+            yield _Stage(module, "resnet", pushes=not attentions)
             if attentions:
-                yield attention(attentions[i], pushes=True)
+                yield _Stage(attentions[i], "attention", names[attentions[i]], pushes=True)
         samplers = list(part.downsamplers or [])
         for i, module in enumerate(samplers):
-            yield plain(module, pushes=i == len(samplers) - 1)
+            yield _Stage(module, "plain", pushes=i == len(samplers) - 1)
     if unet.mid_block is not None:
-        yield resnet(unet.mid_block.resnets[0])
+        yield _Stage(unet.mid_block.resnets[0], "resnet")
         for module, following in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
-            yield attention(module)
-            yield resnet(following)
+            yield _Stage(module, "attention", names[module])
+            yield _Stage(following, "resnet")
     for part in unet.up_blocks:
         attentions = list(getattr(part, "attentions", []))
         for i, module in enumerate(part.resnets):
-            yield joined(module)
+            yield _Stage(module, "joined")
             if attentions:
-                yield attention(attentions[i])
+                yield _Stage(attentions[i], "attention", names[attentions[i]])
         for module in part.upsamplers or []:
-            yield _Stage(_upsampling(module, 2**unet.num_upsamplers))
+            yield _Stage(module, "upsampler")
     if unet.conv_norm_out:
-        yield plain(unet.conv_norm_out)
-        yield plain(unet.conv_act)
-    yield plain(unet.conv_out)
-
-
-def _upsampling(module: nn.Module, factor: int) -> Callable[[Tensor, Conditions, tuple[Tensor, ...]], Tensor]:
-    """To twice the size; or to the size of what waits, where the picture's is not a multiple of ``factor``."""
-
-    def call(x: Tensor, _conditions: Conditions, skips: tuple[Tensor, ...]) -> Tensor:
-        uneven = any(side % factor for side in skips[0].shape[-2:])
-        return module(x, skips[-1].shape[2:] if uneven else None)
-
-    return call
+        yield _Stage(unet.conv_norm_out, "plain")
+        yield _Stage(unet.conv_act, "plain")
+    yield _Stage(unet.conv_out, "plain")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -136,13 +137,18 @@ def _centre(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
 
 
 @torch.no_grad()
-def decode_latents(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype."""
+def decode_latents(
+    pipeline: Pipeline, latents: Tensor, decode: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+) -> Tensor:
+    """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype.
+
+    ``decode`` does what the VAE does with latents that are not scaled; None: the VAE itself.
+    """
     vae: Any = pipeline.vae
     latents = latents.to(vae.dtype)
     mean, deviation = _centre(vae, latents)
     latents = latents * deviation / vae.config.scaling_factor + mean
-    images = vae.decode(latents, return_dict=False)[0]
+    images = decode(latents)[0] if decode else vae.decode(latents, return_dict=False)[0]
     return (images / 2 + 0.5).clamp(0, 1)
 
 
