@@ -167,6 +167,7 @@ class Engine:
         self._blocks, self._compile = blocks, compile
         self._build()
         self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
+        self._conditions: Recent[Hashable, Conditions] = Recent(1024)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
         self._prefixes: Recent[Hashable, _Prefix] = Recent(keep, lambda prefix: prefix.bytes)
 
@@ -195,16 +196,15 @@ class Engine:
     def forget(self) -> None:
         """Drop everything kept from earlier renderings; needed only after the pipeline was changed from outside."""
         with self._lock:
-            for kept in (self._told, self._noise, self._prefixes):
+            for kept in (self._told, self._conditions, self._noise, self._prefixes):
                 kept.clear()
             self._build()
 
     def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Run:
         pipeline: Any = self.pipeline
         guided = plan.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
-        told = self._told.get(
-            (plan.prompt, plan.size, guided), lambda: text_conditions(pipeline, [plan.prompt], plan.size, guided)
-        )
+        said = (plan.prompt, plan.size, guided)
+        told = self._told.get(said, lambda: text_conditions(pipeline, [plan.prompt], plan.size, guided))
         run, prefix, first_edit = self._begun(plan, told["encoder_hidden_states"].dtype)
         timesteps = run.scheduler.timesteps
         extra = pipeline.prepare_extra_step_kwargs(run.generator, 0.0)
@@ -217,8 +217,11 @@ class Engine:
             t = timesteps[i]
             inputs = torch.cat([run.latents] * 2) if guided else run.latents
             inputs = run.scheduler.scale_model_input(inputs, t)
-            conditions = self._walk.conditions(
-                inputs, t, told["encoder_hidden_states"], told.get("added_cond_kwargs"), timestep_cond
+            conditions = self._conditions.get(
+                (*said, plan.guidance, float(t)),
+                lambda x=inputs, t=t: self._walk.conditions(
+                    x, t, told["encoder_hidden_states"], told.get("added_cond_kwargs"), timestep_cond
+                ),
             )
             if first_edit is not None and i == first_edit.step:
                 place = prefix.place if prefix else self._until(first_edit, inputs, conditions, run)

@@ -20,18 +20,22 @@ async function startPage(root) {
   store.concepts = opened.concepts;
 
   const picture = makePicture(find(".fb-picture"));
-  const overlay = makeOverlay(find(".fb-overlay"));
+  const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"));
   const stage = makeStage({ easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse });
   let shown = 0;
   const net = makeNet({
     server,
     session,
     current: () => store.painting,
-    onSent: (number) => overlay.seal(number, stage.painting),
+    onSent(number) {
+      overlay.seal(number, stage.painting);
+      mark("sent", number);
+    },
     onStatus: status.show,
     onRefused: overlay.acknowledge,
     async onFrame({ number, image }) {
-      await picture.show(image);
+      await picture.show(image, !stage.painting); // under the brush every frame is the next one's beginning
+      mark("shown", number);
       overlay.acknowledge(number);
       shown = number;
     },
@@ -186,6 +190,12 @@ async function startPage(root) {
     /** How many frames were asked for, and which one is on the screen. */
     frames: () => ({ asked: net.number, shown }),
   };
+}
+
+/** Tells whoever observes the browser's performance timeline what became of frame `number`, and keeps nothing. */
+function mark(what, number) {
+  const { name } = performance.mark(`featurebrush:${what}`, { detail: number });
+  performance.clearMarks(name);
 }
 
 /** The first answer of the server: asked for until it comes. */

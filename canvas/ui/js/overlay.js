@@ -1,8 +1,8 @@
 // What lies over the picture: strokes until the picture has followed them, a layer's mask, and the brush's outline.
+// Lines of an SVG, for a browser paints again only what has changed around each of them.
 
-const FADE_MS = 600;
-const STROKE_ALPHA = 0.5;
-const MASK_ALPHA = 0.45;
+const FADE_MS = 500;
+const SPAN = 1000; // the width of the SVG's own units
 
 /** Draws a polyline of fractions of the picture with a round brush of `diameter`, on a canvas `size` wide. */
 function tracePath(context, points, diameter, size) {
@@ -28,108 +28,82 @@ function maskImage(mask, colour) {
   return canvas;
 }
 
-function makeOverlay(canvas) {
-  const context = canvas.getContext("2d");
-  const sheet = document.createElement("canvas");
-  const ink = sheet.getContext("2d");
-  let strokes = []; // {points, diameter, colour, number, fadeFrom}; number: the request that carries it
-  let shown = null; // {image} a mask to look at
-  let cursor = null; // {x, y, diameter, busy}
-  let scheduled = false;
+function svgElement(name, className, parent) {
+  const element = document.createElementNS(parent.namespaceURI, name);
+  element.setAttribute("class", className);
+  parent.append(element);
+  return element;
+}
 
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(draw);
+function makeOverlay(svg, maskCanvas) {
+  svg.setAttribute("viewBox", `0 0 ${SPAN} ${SPAN}`);
+  const ink = svgElement("g", "fb-ink", svg);
+  const rings = ["fb-ring fb-ring-dark", "fb-ring"].map((name) => svgElement("circle", name, svg));
+  let strokes = []; // {line, points, diameter, colour, number}; number: the request that carries it
+
+  const placed = ({ x, y }) => `${(x * SPAN).toFixed(1)},${(y * SPAN).toFixed(1)}`;
+
+  /** A stroke from `point` on; a line of one point twice shows as a dot. */
+  function lay(point, diameter, colour) {
+    const line = svgElement("polyline", "", ink);
+    line.setAttribute("stroke", colour);
+    line.setAttribute("stroke-width", diameter * SPAN);
+    const stroke = { line, last: point, diameter, colour, number: null, path: `${placed(point)} ${placed(point)}` };
+    line.setAttribute("points", stroke.path);
+    strokes.push(stroke);
   }
 
-  function lay(some, alpha) {
-    if (!some.length) return;
-    ink.clearRect(0, 0, sheet.width, sheet.height);
-    for (const stroke of some) {
-      ink.strokeStyle = stroke.colour;
-      tracePath(ink, stroke.points, stroke.diameter, sheet.width);
-    }
-    context.globalAlpha = alpha;
-    context.drawImage(sheet, 0, 0);
-    context.globalAlpha = 1;
-  }
+  moveCursor(null);
 
-  function drawCursor(size) {
-    const pixel = size / canvas.clientWidth;
-    const radius = Math.max(2 * pixel, (cursor.diameter * size) / 2);
-    for (const [width, colour] of [[3, "rgba(0,0,0,.45)"], [1.5, "#fff"]]) {
-      context.lineWidth = width * pixel;
-      context.strokeStyle = colour;
-      context.setLineDash(cursor.dashed ? [5 * pixel, 4 * pixel] : []);
-      context.beginPath();
-      context.arc(cursor.x * size, cursor.y * size, radius, 0, 2 * Math.PI);
-      context.stroke();
+  function moveCursor(cursor) {
+    for (const ring of rings) {
+      ring.style.display = cursor ? "" : "none";
+      if (!cursor) continue;
+      ring.setAttribute("cx", cursor.x * SPAN);
+      ring.setAttribute("cy", cursor.y * SPAN);
+      ring.setAttribute("r", Math.max((2 * SPAN) / svg.clientWidth, (cursor.diameter * SPAN) / 2));
+      ring.classList.toggle("fb-dashed", Boolean(cursor.dashed));
     }
   }
-
-  function draw(now) {
-    scheduled = false;
-    const size = canvas.width;
-    context.clearRect(0, 0, size, size);
-    if (shown) {
-      context.globalAlpha = MASK_ALPHA;
-      context.imageSmoothingQuality = "high";
-      context.drawImage(shown, 0, 0, size, size);
-      context.globalAlpha = 1;
-    }
-    strokes = strokes.filter((stroke) => stroke.fadeFrom === null || now - stroke.fadeFrom < FADE_MS);
-    const fading = strokes.filter((stroke) => stroke.fadeFrom !== null);
-    for (const start of new Set(fading.map((stroke) => stroke.fadeFrom))) {
-      const left = 1 - Math.max(0, now - start) / FADE_MS;
-      lay(fading.filter((stroke) => stroke.fadeFrom === start), STROKE_ALPHA * left * left);
-    }
-    lay(strokes.filter((stroke) => stroke.fadeFrom === null), STROKE_ALPHA);
-    if (cursor) drawCursor(size);
-    if (fading.length) schedule();
-  }
-
-  new ResizeObserver(() => {
-    const size = Math.min(1536, Math.round(canvas.clientWidth * devicePixelRatio)) || 1;
-    canvas.width = canvas.height = sheet.width = sheet.height = size;
-    schedule();
-  }).observe(canvas);
 
   return {
-    begin(point, diameter, colour) {
-      strokes.push({ points: [point], diameter, colour, number: null, fadeFrom: null });
-      schedule();
-    },
+    moveCursor,
+    begin: lay,
     extend(points) {
-      strokes.at(-1)?.points.push(...points);
-      schedule();
+      const stroke = strokes.at(-1);
+      if (!stroke) return;
+      stroke.last = points.at(-1);
+      stroke.path += ` ${points.map(placed).join(" ")}`;
+      stroke.line.setAttribute("points", stroke.path);
     },
     /** What has been stroked so far travels with request `number`; `going` if the pointer is still down. */
     seal(number, going) {
       const last = strokes.at(-1);
       for (const stroke of strokes) stroke.number ??= number;
-      if (going && last) strokes.push({ ...last, points: last.points.slice(-1), number: null, fadeFrom: null });
+      if (going && last) lay(last.last, last.diameter, last.colour);
     },
-    /** The picture of request `number` is there: what it carried can fade. */
+    /** The picture of request `number` is there: what it carried fades. */
     acknowledge(number) {
-      const now = performance.now();
-      for (const stroke of strokes) {
-        if (stroke.number !== null && stroke.number <= number) stroke.fadeFrom ??= now;
-      }
-      schedule();
+      const done = strokes.filter((stroke) => stroke.number !== null && stroke.number <= number);
+      if (!done.length) return;
+      strokes = strokes.filter((stroke) => !done.includes(stroke));
+      const going = svgElement("g", "fb-ink fb-going", svg);
+      going.style.animationDuration = `${FADE_MS}ms`;
+      going.append(...done.map((stroke) => stroke.line));
+      svg.append(...rings);
+      setTimeout(() => going.remove(), FADE_MS);
     },
     /** Forgets the strokes that never reached the server: the stroke was cancelled. */
     forget() {
+      for (const { line, number } of strokes) if (number === null) line.remove();
       strokes = strokes.filter((stroke) => stroke.number !== null);
-      schedule();
     },
     showMask(mask, colour) {
-      shown = mask && maskImage(mask, colour);
-      schedule();
-    },
-    moveCursor(next) {
-      cursor = next;
-      schedule();
+      maskCanvas.hidden = !mask;
+      if (!mask) return;
+      const context = maskCanvas.getContext("2d");
+      context.clearRect(0, 0, MASK, MASK);
+      context.drawImage(maskImage(mask, colour), 0, 0);
     },
   };
 }

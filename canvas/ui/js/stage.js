@@ -21,8 +21,8 @@ function makePicture(canvas) {
   }
 
   return {
-    /** Shows the picture at `url`, blended in from the one before so that nothing flickers. */
-    async show(url) {
+    /** Shows the picture at `url`: at once, or blended in from the one before. */
+    async show(url, blend = true) {
       const image = new Image();
       image.src = url;
       await image.decode();
@@ -40,7 +40,7 @@ function makePicture(canvas) {
         paint(image, from, share);
         if (share < 1) requestAnimationFrame(step);
       };
-      if (from && !calm.matches && document.visibilityState === "visible") step(start);
+      if (blend && from && !calm.matches && document.visibilityState === "visible") step(start);
       else paint(image, null, 1);
     },
   };
