@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-STAGES = ("vae", "data", "generator", "decoder", "export", "dictionary", "reader")
+STAGES = ("vae", "data", "generator", "distil", "decoder", "export", "dictionary", "reader")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,12 +32,17 @@ def parser() -> argparse.ArgumentParser:
         "--scenes", type=int, default=10_000, help="scenes drawn for the generator (mirrored: twice as many)"
     )
     train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
+    train.add_argument("--distil-minutes", type=float, default=60, help="the budget of learning to do with few steps")
     train.add_argument(
         "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
     )
     train.add_argument("--reader-minutes", type=float, default=40, help="the budget of the network that reads pictures")
     train.add_argument("--dictionary-steps", type=int, default=4000, help="of training each sparse autoencoder")
     train.add_argument("--device", default=None, help="cpu or cuda; by default the best at hand")
+
+    restored = commands.add_parser("restore", help="checkpoints out of a shipped model, to train on from there")
+    restored.add_argument("model", type=Path)
+    restored.add_argument("--run", type=Path, default=Path("runs/storybook"))
 
     samples = commands.add_parser(
         "samples", help="a contact sheet of the model's pictures for fixed prompts, unselected"
@@ -66,6 +71,10 @@ def main(argv: list[str] | None = None) -> None:
             measure_speed(args.scenes)
         case "train":
             run_stages(args, command)
+        case "restore":
+            from canvas.storybook.restore import restore
+
+            restore(args.model, args.run)
         case "samples":
             from canvas.storybook.samples import sample_sheet
 
@@ -89,7 +98,7 @@ def measure_speed(scenes: int) -> None:
 
 
 def run_stages(args: argparse.Namespace, command: str) -> None:
-    from canvas.storybook import data, export, generator, training, vae
+    from canvas.storybook import data, distil, export, generator, training, vae
 
     device = args.device or training.best_device()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -102,6 +111,8 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
                 data.prepare(args.run, args.scenes, device)
             case "generator":
                 generator.train(args.run, args.minutes, device=device)
+            case "distil":
+                distil.train(args.run, args.distil_minutes, device=device)
             case "decoder":
                 vae.train(args.run, args.decoder_minutes, device=device, decoder_only=True)
             case "export":

@@ -102,10 +102,10 @@ class Batch(NamedTuple):
     """which cells are painted with which concepts, times the strength: float32 [n, C, 16, 16]"""
 
 
-class _Stream:
+class Stream:
     """Batches of latents and token ids, shuffled anew every epoch by a seed, continued at any step."""
 
-    def __init__(self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig) -> None:
+    def __init__(self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig, batch: int) -> None:
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         captions: list[list[str]] = json.loads((folder / "captions.json").read_text())
         captions = captions + [[mirrored(t) for t in said] for said in captions]
@@ -120,10 +120,10 @@ class _Stream:
         self.ids = ids["input_ids"].reshape(len(captions), said, text.LENGTH).astype(np.int64)
         self.empty = np.asarray(tokenizer([""], padding="max_length", max_length=text.LENGTH)["input_ids"][0], np.int64)
         self.coverage = np.load(folder / "coverage.npy", mmap_mode="r")
-        self.cfg = cfg
+        self.cfg, self.size = cfg, batch
 
     def batch(self, step: int) -> Batch:
-        n, size = len(self.latents), self.cfg.batch
+        n, size = len(self.latents), self.size
         epoch, place = divmod(step, n // size)
         order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
@@ -228,17 +228,23 @@ def emphasis(cells: Tensor, weight: float, size: int) -> Tensor:
     return F.interpolate(1 + (weight - 1) * small.float(), size=(size, size))
 
 
-def optimisers(
-    modules: nn.Module, cfg: GeneratorConfig, dtype: torch.dtype = torch.float32
-) -> list[torch.optim.Optimizer]:
-    """Muon for the inner weight matrices, Adam for the rest (embeddings, first and last layers, biases, norms).
-
-    ``dtype`` is what Muon's products are computed in.
-    """
+def sorted_parameters(modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The inner weight matrices, and the rest: embeddings, first and last layers, biases, norms."""
     inner, rest = [], []
     for name, p in modules.named_parameters():
         edge = any(part in name for part in ("embedding", "conv_in", "conv_out"))
         (inner if p.ndim >= 2 and not edge else rest).append(p)
+    return inner, rest
+
+
+def optimisers(
+    modules: nn.Module, cfg: GeneratorConfig, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """Muon for the inner weight matrices, Adam for the rest.
+
+    ``dtype`` is what Muon's products are computed in.
+    """
+    inner, rest = sorted_parameters(modules)
     return [
         Muon(inner, cfg.learning_rate, weight_decay=0.02, dtype=dtype),
         torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)),
@@ -255,14 +261,15 @@ def train(
     cfg = cfg or GeneratorConfig()
     device = device or training.best_device()
     torch.manual_seed(0)
-    captions = [t for said in json.loads((folder / "captions.json").read_text()) for t in said]
-    tokenizer = text.train_tokenizer(captions)
-    text.save_tokenizer(tokenizer, folder / "tokenizer")
+    if not (folder / "tokenizer").is_dir():
+        captions = [t for said in json.loads((folder / "captions.json").read_text()) for t in said]
+        text.save_tokenizer(text.train_tokenizer(captions), folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     modules = build_modules(cfg, tokenizer).to(device)
     # on a CPU, bfloat16 is slow in the backward pass of the fused attention
     modules["unet"].set_attn_processor(AttnProcessor() if device == "cpu" else AttnProcessor2_0())
     dtype = training.best_dtype(device)
-    stream = _Stream(folder, tokenizer, cfg)
+    stream = Stream(folder, tokenizer, cfg, cfg.batch)
     signal = build_scheduler().alphas_cumprod.to(device)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -282,12 +289,22 @@ def config_of(saved: dict[str, Any]) -> GeneratorConfig:
     return GeneratorConfig(**saved | {"strokes": StrokeConfig(**saved["strokes"])})
 
 
+def trained(folder: Path) -> tuple[nn.ModuleDict, CLIPTokenizer, GeneratorConfig]:
+    """All modules with the averaged weights of the checkpoint in ``folder``."""
+    modules, tokenizer, state = _trained(folder)
+    return modules, tokenizer, config_of(state["config"])
+
+
 def averaged(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, dict[str, Any]]:
     """The averaged weights of the checkpoint in ``folder``, and how far it had come."""
-    state = torch.load(folder / "generator.pt", map_location="cpu", weights_only=True)
-    cfg = config_of(state["config"])
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    modules = build_modules(cfg, tokenizer)
-    modules.load_state_dict(state["average"]["weights"])
+    modules, tokenizer, state = _trained(folder)
     figures = {"steps": state["step"], "samples": state["samples"], "minutes": round(state["elapsed"] / 60, 1)}
     return modules["unet"].eval(), modules["encoder"].eval(), tokenizer, figures | {"config": state["config"]}
+
+
+def _trained(folder: Path) -> tuple[nn.ModuleDict, CLIPTokenizer, dict[str, Any]]:
+    state = torch.load(folder / "generator.pt", map_location="cpu", weights_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    modules = build_modules(config_of(state["config"]), tokenizer)
+    modules.load_state_dict(state["average"]["weights"])
+    return modules, tokenizer, state
