@@ -67,7 +67,7 @@ def test_the_joined_script_is_javascript(tmp_path: Path) -> None:
 
 
 def test_the_page_names_no_other_machine() -> None:
-    source = page.template() + page.script() + (page.HERE / "page.css").read_text()
+    source = page.template() + page.script() + page.style()
     assert not re.search(r"https?://|//cdn|@import", source)
 
 

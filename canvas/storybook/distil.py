@@ -54,7 +54,7 @@ def levels(steps: int, substeps: int) -> Levels:
     times = scheduler.timesteps
     signal = torch.cat([scheduler.alphas_cumprod[times], scheduler.final_alpha_cumprod[None]])
     fine = times.view(steps, substeps)
-    ends = signal[substeps :: substeps][:, None]
+    ends = signal[substeps::substeps][:, None]
     return Levels(fine, torch.cat([signal[:-1].view(steps, substeps), ends], 1))
 
 
@@ -85,7 +85,7 @@ def painted(unet: UNet2DConditionModel, strokes: Tensor) -> Iterator[None]:
 
 
 def near(strokes: Tensor, size: int) -> Tensor:
-    """Where strokes [n, C, 16, 16] may be felt: [n, 1, size, size], the same as `canvas.steering.reach` makes of masks."""
+    """Where strokes [n, C, 16, 16] may be felt: [n, 1, size, size]; what `canvas.steering.reach` makes of masks."""
     covered = F.interpolate((strokes.sum(1, keepdim=True) > 0).float(), size=(size, size))
     cell = max(1, size // 16)
     grown = F.max_pool2d(covered, 2 * cell + 1, 1, cell)
@@ -125,7 +125,8 @@ class Distillation(nn.Module):
         """The clean latents that take one step where the teacher comes to in several."""
         nothing = self.teacher["encoder"](self.empty[None]).last_hidden_state.expand_as(words)
         said = (batch.ids != self.empty).any(1)[:, None, None, None]
-        scale = self.cfg.guidance * torch.where(said, torch.ones_like(signal[:, 0]), near(batch.strokes, noisy.shape[-1]))
+        felt = near(batch.strokes, noisy.shape[-1])
+        scale = self.cfg.guidance * torch.where(said, torch.ones_like(felt), felt)
         told, laid = torch.cat([nothing, words]), torch.cat([torch.zeros_like(strokes), strokes])
         sample = noisy
         with painted(self.teacher["unet"], laid):

@@ -1,6 +1,6 @@
 """The Gradio page: one canvas of our own in a ``gr.HTML``, and an API endpoint for programs.
 
-The page's look and behaviour are in ``page.html``, ``page.css``, ``js/*.js`` and ``text.json`` beside this file. What a
+The page's look and behaviour are in ``page.html``, ``css/*.css``, ``js/*.js`` and ``text.json`` beside this file. What a
 person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's time;
 the model stands behind a ``Studio``, which renders only the newest painting of each session.
 """
@@ -31,6 +31,8 @@ log = logging.getLogger("featurebrush.ui")
 HERE = Path(__file__).parent
 SCRIPTS = ("values", "store", "net", "overlay", "stage", "palette", "layers", "settings", "main")
 """The files of ``js/`` in the order in which they are joined to one function body."""
+STYLES = ("page",)
+"""The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8
 TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
@@ -74,7 +76,7 @@ def build(painter: PainterLike, opening: Opening) -> gr.Blocks:
         gr.HTML(
             html_template=template(),
             js_on_load=script(),
-            head=f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
+            head=f"<style>{style()}</style>",
             server_functions=desk.functions(),
             apply_default_css=False,
             elem_id="featurebrush",
@@ -226,6 +228,11 @@ def template() -> str:
     """``page.html`` with its ``[[key]]`` filled in from ``text.json``."""
     source = (HERE / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\[\[(\w+)\]\]", lambda key: html.escape(TEXT[key[1]]), source)
+
+
+def style() -> str:
+    """The page's style sheets, joined."""
+    return "\n".join((HERE / "css" / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
 
 
 def script() -> str:
