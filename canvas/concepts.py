@@ -33,11 +33,19 @@ class Concept:
     """How well painting it gives it, 0..1."""
     icon: int | None
     """Its place in the sprite sheet ``icons.webp``, or None if it has no icon."""
+    weak: bool = False
+    """Whether the model paints it too seldom to be offered among the others."""
 
     @property
     def brush(self) -> Brush:
         """The brush that paints it."""
         return Brush.concept(self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry in a ``concepts.json``, as `read_concepts` reads it; ``weak`` stands there only if it is."""
+        entry = {name: getattr(self, name) for name in ("name", "group", "block", "score", "icon")}
+        entry |= {name: list(getattr(self, name)) for name in ("synonyms", "features", "weights")}
+        return {**entry, "weak": True} if self.weak else entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,7 @@ def _concept(where: str, entry: object) -> Concept:
         weights=tuple(_number(where, "weights", weight) for weight in weights),
         score=_number(where, "score", entry.get("score", 0.0)),
         icon=None if icon is None else _index(where, "icon", icon),
+        weak=_flag(where, "weak", entry.get("weak", False)),
     )
 
 
@@ -175,6 +184,12 @@ def _number(where: str, field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise FeaturebrushError(f'{where}: "{field}" holds finite numbers, not {value!r}')
     return float(value)
+
+
+def _flag(where: str, field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise FeaturebrushError(f'{where}: "{field}" is true or false, not {value!r}')
+    return value
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -193,6 +193,17 @@ class Engine:
             sampled = self._sample(plan, should_stop).latents
         return sampled.clone()
 
+    def updates(self, plan: Plan, share: float = 0.75) -> dict[str, tuple[Tensor, Tensor]]:
+        """What every block makes of the picture of ``plan``: its input and its output ``[1, d, H, W]``, as edited.
+
+        They are taken in one pass, at the step that stands at ``share`` (0..1) of the way through the sampling; of a
+        guided batch, on the conditional half.
+        """
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        with self._lock, torch.inference_mode():
+            self._sample(plan, None, _Watch(round(share * (plan.steps - 1)), seen))
+        return {block: (entered.clone(), left.clone()) for block, (entered, left) in seen.items()}
+
     def forget(self) -> None:
         """Drop everything kept from earlier renderings; needed only after the pipeline was changed from outside."""
         with self._lock:
@@ -200,12 +211,13 @@ class Engine:
                 kept.clear()
             self._build()
 
-    def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Run:
+    def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None, watch: _Watch | None = None) -> _Run:
         pipeline: Any = self.pipeline
         guided = plan.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
         said = (plan.prompt, plan.size, guided)
         told = self._told.get(said, lambda: text_conditions(pipeline, [plan.prompt], plan.size, guided))
-        run, prefix, first_edit = self._begun(plan, told["encoder_hidden_states"].dtype)
+        # a prefix skips blocks that are to be watched
+        run, prefix, first_edit = self._begun(plan, told["encoder_hidden_states"].dtype, replay=watch is None)
         timesteps = run.scheduler.timesteps
         extra = pipeline.prepare_extra_step_kwargs(run.generator, 0.0)
         timestep_cond = self._timestep_condition(plan.guidance, run.latents)
@@ -223,23 +235,29 @@ class Engine:
                     x, t, told["encoder_hidden_states"], told.get("added_cond_kwargs"), timestep_cond
                 ),
             )
+            edits = _edits(plan, i, n, guided)
+            if watch is not None and i == min(watch.step, n - 1):
+                self._walk.finish(self._walk.start(inputs), conditions, watch.over(edits, self._walk.blocks, guided))
+                return run
             if first_edit is not None and i == first_edit.step:
                 place = prefix.place if prefix else self._until(first_edit, inputs, conditions, run)
             else:
                 place = self._walk.start(inputs)
-            predicted = self._walk.finish(place, conditions, _edits(plan, i, n, guided))
+            predicted = self._walk.finish(place, conditions, edits)
             if guided:
                 unconditional, conditional = predicted.chunk(2)
                 predicted = unconditional + scale * (conditional - unconditional)
             run.latents = run.scheduler.step(predicted, t, run.latents, **extra, return_dict=False)[0]
         return run
 
-    def _begun(self, plan: Plan, dtype: torch.dtype) -> tuple[_Run, _Prefix | None, _FirstEdit | None]:
+    def _begun(
+        self, plan: Plan, dtype: torch.dtype, replay: bool = True
+    ) -> tuple[_Run, _Prefix | None, _FirstEdit | None]:
         pipeline: Any = self.pipeline
         scheduler = copy.deepcopy(pipeline.scheduler)
         scheduler.set_timesteps(plan.steps, device=pipeline.device)
         first_edit = self._first_edit(plan, len(scheduler.timesteps))
-        prefix = self._prefixes.find(first_edit.key) if first_edit else None
+        prefix = self._prefixes.find(first_edit.key) if first_edit and replay else None
         if prefix is not None:
             return prefix.run.copy(), prefix, first_edit
         noise, state = self._noise.get((plan.seed, plan.size), lambda: self._drawn(plan.seed, plan.size, dtype))
@@ -288,6 +306,28 @@ class _FirstEdit:
     step: int
     block: str
     key: Hashable
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Notes what goes through every block at one step."""
+
+    step: int
+    seen: dict[str, tuple[Tensor, Tensor]]
+
+    def over(self, edits: Mapping[str, Edit], blocks: Iterable[str], guided: bool) -> dict[str, Edit]:
+        """``edits``, which also note."""
+
+        def noting(block: str) -> Edit:
+            def edit(h: Tensor, o: Tensor) -> Tensor:
+                left = edits[block](h, o) if block in edits else o
+                conditional = slice(len(h) // 2, None) if guided else slice(None)
+                self.seen[block] = (h[conditional], left[conditional])
+                return left
+
+            return edit
+
+        return {block: noting(block) for block in blocks}
 
 
 def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:

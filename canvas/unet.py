@@ -126,6 +126,11 @@ class Walk:
         self._calls = [compile(span) if compile else span for span in self._spans]
         self._behind = {span.block: i + 1 for i, span in enumerate(self._spans) if span.block}
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Where it can be paused, in the order of the pass."""
+        return tuple(self._behind)
+
     def conditions(
         self, sample: Tensor, t: Tensor | int, text: Tensor, added: Mapping[str, Tensor] | None = None,
         timestep_cond: Tensor | None = None,

@@ -1,7 +1,7 @@
 """The Gradio page: one canvas of our own in a ``gr.HTML``, and an API endpoint for programs.
 
-The page's look and behaviour are in ``page.html``, ``css/*.css``, ``js/*.js`` and ``text.json`` beside this file. What a
-person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's time;
+The page's look and behaviour are in ``page.html``, ``css/*.css``, ``js/*.js`` and ``text.json`` beside this file. What
+a person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's time;
 the model stands behind a ``Studio``, which renders only the newest painting of each session.
 """
 
@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from canvas.painting import Painting
+from canvas.ui import atlas
 from canvas.ui.session import Studio
 from sae.errors import FeaturebrushError
 
@@ -38,7 +39,7 @@ ICONS_A_ROW = 8
 TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
 
 
-class PainterLike(Protocol):
+class PainterLike(atlas.AtlasLike, Protocol):
     """What the page needs of a ``canvas.painter.Painter``."""
 
     @property
@@ -55,6 +56,8 @@ class PainterLike(Protocol):
     def check(self, painting: Painting) -> None: ...
 
     def icon(self, concept_name: str) -> Image.Image: ...
+
+    def inspect(self, painting: Painting, x: float, y: float) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class _Desk:
         self._painter = painter
         self._opening = opening
         self._studio = Studio(painter.render)
+        # looks go by a thread of their own: a picture in the making must not be thrown out by who moves the mouse
+        self._looks = Studio(lambda look: atlas.seen(painter.inspect(*look)), remember=256)
         self._palette = palette(painter)
 
     def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -124,7 +129,13 @@ class _Desk:
         def png(request: dict[str, Any]) -> dict[str, Any]:
             return self.png(request)
 
-        return [start, frame, png]
+        def features(request: dict[str, Any]) -> dict[str, Any]:
+            return self.features(request)
+
+        def inspect(request: dict[str, Any]) -> dict[str, Any]:
+            return self.inspect(request)
+
+        return [start, frame, png, features, inspect]
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """``{session, painting?}``: the palette, and the first frame of the saved painting or of the opening one."""
@@ -162,6 +173,25 @@ class _Desk:
 
         return _in_words(answer, {})
 
+    def features(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{}``: every feature of every block; ``{block}``: the icons of one. See `canvas.ui.atlas`."""
+
+        def answer() -> dict[str, Any]:
+            block = request.get("block")
+            return atlas.atlas(self._painter) if block is None else atlas.icons(self._painter, block)
+
+        return _in_words(answer, {})
+
+    def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{session, painting, x, y}``: the strongest features there, or ``dropped`` for a newer place's sake."""
+
+        def answer() -> dict[str, Any]:
+            look = (self._painting(request["painting"]), request["x"], request["y"])
+            frame = self._looks.frame(str(request["session"]), look)
+            return {"dropped": True} if frame is None else frame.image
+
+        return _in_words(answer, {})
+
     def render(self, painting: str) -> Image.Image:
         """The API's ``/render``: a painting's JSON to its picture."""
         try:
@@ -181,7 +211,7 @@ def _in_words(work: Callable[[], dict[str, Any]], rest: dict[str, Any]) -> dict[
         return work()
     except FeaturebrushError as error:
         return {**rest, "error": str(error)}
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         log.exception("not a request of this page")
         return {**rest, "error": TEXT["error_request"]}
     except Exception:
@@ -196,6 +226,7 @@ def palette(painter: PainterLike) -> dict[str, Any]:
     for concept in sorted(painter.concepts, key=lambda concept: order.get(concept.group, len(order))):
         entry = {"name": concept.name, "group": concept.group or TEXT["group_other"], "icon": None}
         entry["synonyms"] = list(concept.synonyms)
+        entry |= {"block": concept.block, "score": round(concept.score, 3), "weak": concept.weak}
         try:
             icons.append(painter.icon(concept.name).convert("RGB").resize((ICON, ICON)))
             entry["icon"] = len(icons) - 1
