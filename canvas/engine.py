@@ -12,7 +12,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -94,6 +94,8 @@ class Plan:
     """Height and width of the picture in pixels."""
     edits: Mapping[str, BlockEdits] = field(default_factory=dict)
     """By block name."""
+    keep: bool = True
+    """Whether the picture stays, beyond reach of the edits, what it is without them."""
 
 
 class _Decoder(nn.Module):
@@ -134,16 +136,18 @@ class _Prefix:
         return sum(tensor.nbytes for tensor in tensors)
 
 
-def _guidance_scale(plan: Plan, latents: Tensor) -> float | Tensor:
-    """The factor of the difference between the two halves of a guided batch.
+@dataclass(frozen=True)
+class _Course:
+    """Where a sampling goes, and how much of the way a painted one is bound to it."""
 
-    Without a prompt the halves differ by the edits alone, so the unconditional one is the unpainted picture: then the
-    factor is ``plan.guidance`` within reach of the edits and 0 beyond, and what was not painted stays as it is.
-    """
-    edits = [edit for block in plan.edits.values() for edit in block.edits]
-    if plan.prompt or not edits:
-        return plan.guidance
-    return plan.guidance * reach(edits, *latents.shape[-2:]).to(latents)
+    latents: Tensor
+    """after each step: ``[steps, 1, c, h, w]``"""
+    free: Tensor
+    """``[1, 1, h, w]``: 1 within reach of the strokes, 0 where the picture stays as it is"""
+
+    def hold(self, step: int, latents: Tensor) -> Tensor:
+        """The painted ``latents`` after ``step`` within reach of the strokes, and the unpainted ones beyond."""
+        return torch.lerp(self.latents[step], latents, self.free)
 
 
 class Engine:
@@ -151,14 +155,15 @@ class Engine:
 
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
     ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
-    ``keep`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
-    that many people paint with one model and none computes what another's frame has pushed out.
+    ``memory`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
+    that many people paint with one model and none computes what another's frame has pushed out; and as much again of
+    the unpainted samplings that paintings are bound to beyond their strokes.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        keep: int = 2**28,
+        memory: int = 2**28,
         blocks: Collection[str] | None = None,
         compile: Compile | None = None,
     ):
@@ -169,7 +174,8 @@ class Engine:
         self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
         self._conditions: Recent[Hashable, Conditions] = Recent(1024)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
-        self._prefixes: Recent[Hashable, _Prefix] = Recent(keep, lambda prefix: prefix.bytes)
+        self._prefixes: Recent[Hashable, _Prefix] = Recent(memory, lambda prefix: prefix.bytes)
+        self._courses: Recent[Hashable, Tensor] = Recent(memory, lambda course: course.nbytes)
 
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
@@ -207,11 +213,12 @@ class Engine:
     def forget(self) -> None:
         """Drop everything kept from earlier renderings; needed only after the pipeline was changed from outside."""
         with self._lock:
-            for kept in (self._told, self._conditions, self._noise, self._prefixes):
+            for kept in (self._told, self._conditions, self._noise, self._prefixes, self._courses):
                 kept.clear()
             self._build()
 
     def _sample(self, plan: Plan, should_stop: Callable[[], bool] | None, watch: _Watch | None = None) -> _Run:
+        course = self._course(plan, should_stop)
         pipeline: Any = self.pipeline
         guided = plan.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
         said = (plan.prompt, plan.size, guided)
@@ -221,8 +228,8 @@ class Engine:
         timesteps = run.scheduler.timesteps
         extra = pipeline.prepare_extra_step_kwargs(run.generator, 0.0)
         timestep_cond = self._timestep_condition(plan.guidance, run.latents)
-        scale = _guidance_scale(plan, run.latents)
         n = len(timesteps)
+        passed: list[Tensor] = []
         for i in range(run.step, n):
             _stop_if(should_stop)
             run.step = i
@@ -246,9 +253,35 @@ class Engine:
             predicted = self._walk.finish(place, conditions, edits)
             if guided:
                 unconditional, conditional = predicted.chunk(2)
-                predicted = unconditional + scale * (conditional - unconditional)
+                predicted = unconditional + plan.guidance * (conditional - unconditional)
             run.latents = run.scheduler.step(predicted, t, run.latents, **extra, return_dict=False)[0]
+            if course:
+                run.latents = course.hold(i, run.latents)
+            passed.append(run.latents)
+        if not plan.edits:
+            self._courses.put(_situation(plan), torch.stack(passed))
         return run
+
+    def _course(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Course | None:
+        """What binds ``plan`` beyond its strokes, or None where nothing does.
+
+        The unpainted latents are put in place of the painted ones after every step, so that what is drawn within fits
+        what stands around it (Avrahami et al., Blended Latent Diffusion, arXiv 2206.02779, with the sampling itself in
+        place of a noised picture).
+        """
+        if not (plan.edits and plan.keep):
+            return None
+        pipeline: Any = self.pipeline
+        side = plan.size // pipeline.vae_scale_factor
+        free = reach([edit for block in plan.edits.values() for edit in block.edits], side, side)
+        if bool((free == 1).all()):
+            return None
+        latents = self._courses.find(_situation(plan))
+        if latents is None:
+            self._sample(replace(plan, edits={}), should_stop)
+            latents = self._courses.find(_situation(plan))
+        assert latents is not None
+        return _Course(latents, free.to(latents))
 
     def _begun(
         self, plan: Plan, dtype: torch.dtype, replay: bool = True
@@ -270,8 +303,7 @@ class Engine:
             acting = [name for name, part in plan.edits.items() if part.is_active(step, n_steps)]
             if acting:
                 block = min(acting, key=self._walk.order)
-                key = (plan.prompt, plan.seed, plan.steps, plan.guidance, plan.size, step, block)
-                return _FirstEdit(step, block, key)
+                return _FirstEdit(step, block, (*_situation(plan), step, block))
         return None
 
     def _until(self, first_edit: _FirstEdit, inputs: Tensor, conditions: Conditions, run: _Run) -> Place:
@@ -328,6 +360,11 @@ class _Watch:
             return edit
 
         return {block: noting(block) for block in blocks}
+
+
+def _situation(plan: Plan) -> tuple[Hashable, ...]:
+    """What an unpainted sampling depends on."""
+    return plan.prompt, plan.seed, plan.steps, plan.guidance, plan.size
 
 
 def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:

@@ -221,6 +221,7 @@ class Painter:
             guidance=self.guidance(painting),
             size=self.defaults.size,
             edits={block: self._block_edits(block, edits) for block, edits in by_block.items()},
+            keep=painting.keep,
         )
 
     def guidance(self, painting: Painting) -> float:

@@ -207,6 +207,9 @@ class Painting:
     """1..250 sampling steps."""
     guidance: float | None = None
     """0..100; up to 1 means no classifier-free guidance."""
+    keep: bool = True
+    """Whether the picture stays, beyond about two cells around the strokes, what it is without them. False lets strokes
+    be felt everywhere: a moon may bring the night with it."""
     layers: tuple[Layer, ...] = ()
     """From the bottom to the top; at most 256."""
 
@@ -219,6 +222,8 @@ class Painting:
             _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
         if self.guidance is not None:
             _set(self, "guidance", _real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
+        if not isinstance(self.keep, bool):
+            raise FeaturebrushError(f"keep is true or false, not {_shown(self.keep)}")
         if isinstance(self.layers, (str, bytes)) or not isinstance(self.layers, Iterable):
             raise FeaturebrushError(f"layers is a sequence of Layer, not {_shown(self.layers)}")
         layers = tuple(self.layers)

@@ -92,12 +92,13 @@ def test_a_replay_computes_nothing_of_the_prefix(painter) -> None:
     try:
         plan = painter.plan(Painting(steps=3).paint("wave", DISC))
         engine.latents(plan)
-        assert len(calls) == 3
+        assert len(calls) == 3 + 3, "the unpainted picture, to which the painted one is bound, and the painted one"
         engine.latents(plan)
-        assert len(calls) == 5
-        engine.latents(painter.plan(Painting(steps=4).paint("wave", DISC, steps=(0.5, 1.0))))
-        engine.latents(painter.plan(Painting(steps=4).paint("wave", DISC, 2.0, steps=(0.5, 1.0))))
-        assert len(calls) == 5 + 4 + 1
+        assert len(calls) == 6 + 2
+        late = Painting(steps=4, keep=False).paint("wave", DISC, steps=(0.5, 1.0))
+        engine.latents(painter.plan(late))
+        engine.latents(painter.plan(late.with_layer(0, strength=2.0)))
+        assert len(calls) == 8 + 4 + 1
     finally:
         handle.remove()
 
@@ -180,8 +181,8 @@ def test_many_paintings_keep_their_prefixes_within_the_limit(painter) -> None:
     handle = block.register_forward_hook(lambda *_: calls.append(1))
     plans = [painter.plan(Painting(seed=seed, steps=1).paint("castle", DISC)) for seed in range(16)]
     try:
-        for keep, computed in ((2**28, 16), (1, 32)):
-            engine = Engine(painter.pipeline, keep)
+        for memory, computed in ((2**28, 2 * 16), (1, 4 * 16)):
+            engine = Engine(painter.pipeline, memory)
             calls.clear()
             for _ in range(2):
                 for plan in plans:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import BLOCKS, N_FEATURES, SIZE
 
 from canvas import Brush, FeaturebrushError, Mask, Painter, Painting
@@ -284,14 +285,22 @@ def test_guidance_counts_where_there_is_something_to_guide(painter) -> None:
     assert painter.guidance(painted.replace(guidance=1.5)) == 1.5
 
 
-def test_without_a_prompt_what_is_beyond_reach_is_predicted_unpainted(painter) -> None:
-    """One step: the latents beyond the stroke's reach are those of the unpainted picture, bit for bit."""
-    plain = Painting(model=painter.model, seed=3, steps=1, guidance=3.0)
+@pytest.mark.parametrize("prompt", ["", "a castle"])
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (3, 1.0), (3, 3.0)])
+def test_beyond_reach_the_picture_stays_to_the_last_bit(painter, prompt, steps, guidance) -> None:
+    plain = Painting(model=painter.model, prompt=prompt, seed=3, steps=steps, guidance=guidance)
     painted = plain.paint("castle", Mask.rect(0, 0, 0.25, 0.25), 3.0)
-    before, after = (painter.engine.latents(painter.plan(p)) for p in (plain, painted))
-    changed = (before != after).any(1)[0]
-    half = changed.shape[-1] // 2
+    before, kept, free = (
+        painter.engine.latents(painter.plan(p)) for p in (plain, painted, painted.replace(keep=False))
+    )
+    half = before.shape[-1] // 2
+    changed = (before != kept).any(1)[0]
     assert changed[: half // 2, : half // 2].any()
     assert not changed[half:, :].any() and not changed[:, half:].any()
-    words = [painter.engine.latents(painter.plan(p.replace(prompt="a castle"))) for p in (plain, painted)]
-    assert (words[0] != words[1]).any(1)[0][half:, half:].any(), "with a prompt guidance is the same everywhere"
+    assert (before != free).any(1)[0][half:, half:].any(), "strokes that are not kept in are felt everywhere"
+
+
+def test_a_stroke_over_everything_is_bound_by_nothing(painter) -> None:
+    painted = Painting(model=painter.model, seed=3, steps=2).paint("castle", Mask.full())
+    kept, free = (painter.engine.latents(painter.plan(p)) for p in (painted, painted.replace(keep=False)))
+    assert torch.equal(kept, free)

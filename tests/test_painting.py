@@ -41,6 +41,7 @@ paintings = st.builds(
     seed=st.integers(0, 2**63 - 1),
     steps=st.none() | st.integers(1, 250),
     guidance=st.none() | st.floats(0, 100),
+    keep=st.booleans(),
     layers=st.lists(layers, max_size=4).map(tuple),
 )
 
@@ -51,7 +52,7 @@ def test_the_example_of_the_documentation() -> None:
     painting = painting.paint(Brush.feature("down.1.0", 123), Mask.rect(0.5, 0.5, 0.9, 0.8))
     assert [layer.brush.label for layer in painting.layers] == ["castle", "down.1.0:123"]
     document = json.loads(painting.to_json())
-    assert list(document) == ["featurebrush", "model", "prompt", "seed", "steps", "guidance", "layers"]
+    assert list(document) == ["featurebrush", "model", "prompt", "seed", "steps", "guidance", "keep", "layers"]
     assert document["featurebrush"] == 1
     assert document["layers"][0]["brush"] == {"concept": "castle"}
     assert document["layers"][1]["brush"] == {"block": "down.1.0", "feature": 123}
@@ -118,6 +119,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: Painting(steps=0), r"steps must be in 1\.\.250; received 0"),
     (lambda: Painting(guidance=math.nan), "guidance .*nan"),
     (lambda: Painting(guidance=-1), "guidance .*-1"),
+    (lambda: Painting(keep=1), "keep .*1"),  # pyright: ignore
     (lambda: Painting(prompt=None), "prompt is text, not None"),  # pyright: ignore[reportArgumentType]
     (lambda: Painting(prompt="\ud800"), "surrogate"),
     (lambda: Painting(prompt="x" * 5000), "4000 characters, not 5000"),

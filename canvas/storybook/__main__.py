@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     samples.add_argument("--run", type=Path, default=Path("runs/storybook"))
     samples.add_argument("--steps", type=int, default=None)
     samples.add_argument("--guidance", type=float, default=None)
+    samples.add_argument("--undistilled", action="store_true", help="of the generator as it was before distillation")
 
     painted = commands.add_parser("paintsheet", help="things painted at fixed places, beside the same seeds unpainted")
     painted.add_argument("out", type=Path)
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         case "samples":
             from canvas.storybook.samples import sample_sheet
 
-            sample_sheet(args.run, args.steps, args.guidance).save(args.out)
+            sample_sheet(args.run, args.steps, args.guidance, not args.undistilled).save(args.out)
         case "paintsheet":
             from canvas.storybook.paintsheet import paint_sheet, summary
 

@@ -36,7 +36,7 @@ from sae.train import Progress, TrainConfig, train
 
 LATE = "up.0.2"
 """The last block, for styles."""
-BLOCKS = (COMPOSITION, "mid.0", "up.0.0", LATE)
+BLOCKS = (COMPOSITION, "mid.0", "up.0.1", LATE)
 CONCEPTS_FILE = "concepts.part.json"
 TRAIN_SEED, LABEL_SEED, ATLAS_SEED = 20_000_000, 21_000_000, 22_000_000
 

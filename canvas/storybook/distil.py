@@ -2,7 +2,7 @@
 
 Progressive distillation (Salimans and Ho, arXiv 2202.00512) of a guided sampler (Meng et al., arXiv 2210.03142), at the
 shipped number of steps only. Teacher and student are painted on with the same strokes, so what guidance does for a
-stroke is learnt as well: with a caption the teacher is guided everywhere, without one within reach of the strokes only.
+stroke is learnt as well: with a caption the teacher is guided everywhere, and in any case within reach of the strokes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class DistilConfig:
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 8e-4
-    guidance: float = 2.0
+    guidance: float = 2.5
+    """towards the caption"""
+    emphasis: float = 3.5
+    """guidance towards strokes, within their reach"""
     substeps: int = 2
     """steps of the teacher for one of the student's"""
     things: float = 3.0
     """weight of the loss on the cells of small things, against 1 elsewhere"""
-    decay: float = 0.998
+    decay: float = 0.995
 
 
 class Levels(NamedTuple):
@@ -126,7 +129,7 @@ class Distillation(nn.Module):
         nothing = self.teacher["encoder"](self.empty[None]).last_hidden_state.expand_as(words)
         said = (batch.ids != self.empty).any(1)[:, None, None, None]
         felt = near(batch.strokes, noisy.shape[-1])
-        scale = self.cfg.guidance * torch.where(said, torch.ones_like(felt), felt)
+        scale = self.cfg.emphasis * felt + self.cfg.guidance * said * (1 - felt)
         told, laid = torch.cat([nothing, words]), torch.cat([torch.zeros_like(strokes), strokes])
         sample = noisy
         with painted(self.teacher["unet"], laid):

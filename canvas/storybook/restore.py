@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,13 @@ def restore(model: Path, run: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
     folder = model / UNDISTILLED if (model / UNDISTILLED).is_dir() else model / "unet"
     unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
-    width, outer = unet.config.block_out_channels[1], unet.config.block_out_channels[0]
-    cfg = replace(generator.GeneratorConfig(), width=width, outer_width=outer)
+    shape = unet.config
+    cfg = generator.GeneratorConfig(
+        width=shape.block_out_channels[1],
+        outer_width=shape.block_out_channels[0],
+        layers=shape.layers_per_block[1],
+        depth=shape.transformer_layers_per_block,
+    )
     modules = generator.build_modules(cfg, tokenizer)
     modules["unet"].load_state_dict(unet.state_dict())
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32)

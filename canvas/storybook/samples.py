@@ -28,7 +28,9 @@ def draw(pipe, prompts: tuple[str, ...], steps: int, guidance: float) -> list[Im
     return pictures
 
 
-def sample_sheet(run: Path, steps: int | None = None, guidance: float | None = None) -> Image.Image:
-    pipe, _ = export.pipeline(run)
+def sample_sheet(
+    run: Path, steps: int | None = None, guidance: float | None = None, distilled: bool = True
+) -> Image.Image:
+    pipe, _ = export.pipeline(run, distilled)
     pictures = draw(pipe, PROMPTS, steps or export.STEPS, guidance if guidance is not None else export.GUIDANCE)
     return contact_sheet(pictures, [f"{p or '(no words)'}" for p in PROMPTS], 8)

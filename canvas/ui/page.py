@@ -1,8 +1,8 @@
 """The Gradio page: one canvas of our own in a ``gr.HTML``, and an API endpoint for programs.
 
-The page's look and behaviour are in ``page.html``, ``css/*.css``, ``js/*.js`` and ``text.json`` beside this file. What
-a person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's time;
-the model stands behind a ``Studio``, which renders only the newest painting of each session.
+The page's look and behaviour are in ``page.html``, ``css/*.css``, ``js/*.js`` and ``text.json`` beside this file.
+What a person paints travels as a painting's JSON through server functions, which answer in a third of a queued event's
+time; the model stands behind a ``Studio``, which renders only the newest painting of each session.
 """
 
 from __future__ import annotations

@@ -80,15 +80,15 @@ async function toJson(painting) {
   const layers = painting.layers.map(async ({ name, brush, mask, strength, mode, steps, visible, locked }) => ({
     name, brush, mask: await packMask(mask), strength, mode, steps, visible, locked,
   }));
-  const { model, prompt, seed, steps, guidance } = painting;
-  const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance };
+  const { model, prompt, seed, steps, guidance, keep } = painting;
+  const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance, keep };
   return JSON.stringify({ ...document, layers: await Promise.all(layers) });
 }
 
 async function fromJson(text) {
-  const { model, prompt, seed, steps = null, guidance = null, layers = [] } = JSON.parse(text);
+  const { model, prompt, seed, steps = null, guidance = null, keep = true, layers = [] } = JSON.parse(text);
   const made = layers.map(async (layer) => makeLayer({ ...layer, mask: await unpackMask(layer.mask) }));
-  return { model, prompt, seed, steps, guidance, layers: await Promise.all(made) };
+  return { model, prompt, seed, steps, guidance, keep, layers: await Promise.all(made) };
 }
 
 /** A colour for a brush's strokes: the same one every time, neighbours in the palette far apart. */
