@@ -198,7 +198,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Easel]]:
                 easel.complaints.append(message.text)
 
         def on_request(request: Any) -> None:
-            if not request.url.startswith((url, "data:", "blob:")):
+            if not request.url.startswith((url.split("?")[0], "data:", "blob:")):
                 easel.complaints.append(f"request to {request.url}")
 
         if quiet:
