@@ -30,9 +30,12 @@ from sae.errors import FeaturebrushError
 log = logging.getLogger("featurebrush.ui")
 
 HERE = Path(__file__).parent
-SCRIPTS = ("values", "store", "net", "overlay", "stage", "palette", "layers", "settings", "main")
+SCRIPTS = (
+    *("values", "store", "net", "overlay", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map", "inspect"),
+    *("layers", "settings", "main"),
+)
 """The files of ``js/`` in the order in which they are joined to one function body."""
-STYLES = ("page",)
+STYLES = ("page", "atlas")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8

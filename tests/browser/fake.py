@@ -55,7 +55,14 @@ class FakePainter:
     model = "storybook"
     groups = tuple(GROUPS)
     concepts = tuple(
-        FakeConcept(name, group, words, "up.0.2" if group == "style" else "down.1.0", weak=name in WEAK)
+        FakeConcept(
+            name,
+            group,
+            words,
+            block="up.0.2" if group == "style" else "down.1.0",
+            score=0.12 if name in WEAK else 0.8,
+            weak=name in WEAK,
+        )
         for group, names in GROUPS.items()
         for name, words in names.items()
     )

@@ -2,12 +2,12 @@
 
 const THUMB = 36;
 
-function makeLayers({ root, store, iconOf, colourOf, onChange, onHover }) {
+function makeLayers({ root, store, iconOf, colourOf, onChange, onHover, nameOf }) {
   const list = root.querySelector(".fb-layers");
   const empty = root.querySelector(".fb-empty");
   const count = root.querySelector(".fb-count");
   const rows = new Map();
-  const say = (key, layer) => TEXT[key].replace("{name}", layer.name || brushName(layer.brush));
+  const say = (key, layer) => TEXT[key].replace("{name}", layer.name || nameOf(layer.brush));
 
   function button(className, icon, act) {
     const element = document.createElement("button");
@@ -40,7 +40,7 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover }) {
     thumb.className = "fb-thumb";
     thumb.width = thumb.height = THUMB;
     thumb.setAttribute("aria-hidden", "true");
-    pick.append(iconOf(layer.brush.concept), words, thumb);
+    pick.append(iconOf(layer.brush), words, thumb);
 
     const eye = button("fb-icon", "fb-eye", () => {
       store.commit(withLayer(store.painting, id, { visible: !layerOf(store.painting, id).visible }));
@@ -79,7 +79,7 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover }) {
     row.item.classList.toggle("fb-hidden", !layer.visible);
     row.pick.setAttribute("aria-pressed", String(active));
     relabel(row.pick, say("layer_select", layer));
-    row.name.textContent = layer.name || brushName(layer.brush);
+    row.name.textContent = layer.name || nameOf(layer.brush);
     row.badge.hidden = layer.mode !== "erase";
     relabel(row.eye, say(layer.visible ? "layer_hide" : "layer_show", layer));
     row.eye.querySelector("use").setAttribute("href", layer.visible ? "#fb-eye" : "#fb-eye-off");

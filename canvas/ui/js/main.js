@@ -7,7 +7,7 @@ async function startPage(root) {
   const find = (selector) => root.querySelector(selector);
   const session = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
   const narrow = matchMedia(NARROW);
-  const fold = () => (find("details").open = !narrow.matches);
+  const fold = () => (find(".fb-side details").open = !narrow.matches);
   narrow.addEventListener("change", fold);
   fold();
 
@@ -21,7 +21,10 @@ async function startPage(root) {
 
   const picture = makePicture(find(".fb-picture"));
   const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"));
-  const stage = makeStage({ easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse });
+  const stage = makeStage({
+    easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse,
+    onInspect: (x, y, pressed) => inspect.at(x, y, pressed),
+  });
   let shown = 0;
   const net = makeNet({
     server,
@@ -42,19 +45,40 @@ async function startPage(root) {
   });
 
   const icons = opened.icons && URL.createObjectURL(await (await fetch(opened.icons)).blob());
+  const atlas = makeAtlas({ server, onKnown: named });
+  const map = makeMap({ dialog: find("dialog.fb-map"), atlas, store, onPick: hold, onTrouble: status.say });
   const palette = makePalette({
-    root: find(".fb-palette"), store, icons, iconsARow: opened.icons_a_row, onPick: hold,
+    root: find(".fb-palette"), store, icons, iconsARow: opened.icons_a_row, atlas, onPick: hold, onMap: map.open,
+  });
+  const hand = makeHand({ root: find(".fb-hand"), store, atlas, palette });
+  const inspect = makeInspect({
+    root, easel: find(".fb-easel"), server, session, store, atlas, onPick: hold,
+    paintingJson: () => toJson(store.painting),
   });
   const tools = makeTools({ root: find(".fb-tools"), store });
   makeSettings({ root: find(".fb-side"), store, onChange: change });
   makeLayers({
     root: find(".fb-side"), store, iconOf: palette.iconOf, colourOf: stage.colourOf, onChange: change, onHover: peek,
+    nameOf,
   });
+
+  /** The features' labels are there: what shows a feature calls it by its name from now on. */
+  function named() {
+    palette.rearrange();
+    store.setTool({});
+  }
+
+  /** What to call a brush: a feature by its label, where that is known. */
+  function nameOf(brush) {
+    const label = brush?.feature === undefined ? "" : atlas.labelOf(brush);
+    return label ? `${titled(label)} ${brush.feature}` : brushName(brush);
+  }
 
   /** Takes a brush in hand: from now on strokes make a layer of it, unless one is active already. */
   function hold(brush) {
     if (store.active && !sameBrush(store.active.brush, brush)) store.activeId = null;
-    store.setTool({ brush, rub: false });
+    store.setTool({ brush, rub: false, inspect: false });
+    palette.remember(brush);
   }
 
   function change() {
@@ -87,7 +111,7 @@ async function startPage(root) {
     find("[data-do=undo]").disabled = !store.canUndo;
     find("[data-do=redo]").disabled = !store.canRedo;
     find("[data-do=clear]").disabled = store.painting.layers.length === 0;
-    root.dataset.hand = store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
+    root.dataset.hand = store.tool.inspect ? "inspect" : store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
     guide();
     if (store.tool.rub || what === "tool") peek(null);
     clearTimeout(keeping);
@@ -95,12 +119,13 @@ async function startPage(root) {
   }
 
   function guide() {
-    const { brush, mode, rub } = store.tool;
+    const { brush, mode, rub, inspect: looking } = store.tool;
     const { active } = store;
     let text = narrow.matches ? TEXT.hint_narrow : TEXT.hint;
-    if (rub) text = active ? TEXT.guide_rub : TEXT.guide_rub_none;
+    if (looking) text = TEXT.guide_inspect;
+    else if (rub) text = active ? TEXT.guide_rub : TEXT.guide_rub_none;
     else if (brush) text = mode === "erase" ? TEXT.guide_remove : TEXT.guide_paint;
-    const name = rub ? brushName(active?.brush) : brushName(brush);
+    const name = nameOf(rub ? active?.brush : brush);
     find(".fb-guide").textContent = text.replace("{name}", name.toLowerCase());
   }
 
@@ -128,6 +153,7 @@ async function startPage(root) {
     link.click();
   }
 
+  find("[data-do=map]").addEventListener("click", () => map.open());
   const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear, download };
   for (const [name, act] of Object.entries(actions)) find(`[data-do=${name}]`).addEventListener("click", act);
 
@@ -136,6 +162,7 @@ async function startPage(root) {
       document.removeEventListener("keydown", onKey);
       return;
     }
+    if (event.target.closest?.("dialog")) return; // it has keys of its own
     const typing = event.target.closest?.("textarea, input:not([type=range])");
     const key = event.key.toLowerCase();
     if (event.ctrlKey || event.metaKey) {
@@ -153,7 +180,10 @@ async function startPage(root) {
       b: () => tools.choose("add"),
       x: () => tools.choose("erase"),
       e: () => tools.choose("rub"),
-      escape: stage.cancel,
+      i: () => tools.choose(store.tool.inspect ? store.tool.mode : "inspect"),
+      m: () => map.open(),
+      f: hand.star,
+      escape: () => stage.cancel() || inspect.release(),
     }[key];
     if (!act) return;
     event.preventDefault();
@@ -164,6 +194,9 @@ async function startPage(root) {
 
   store.listen(refresh);
   refresh();
+  if (document.querySelector("[data-feature]") || painting.layers.some((layer) => layer.brush.feature !== undefined)) {
+    atlas.load().catch(() => {}); // without it they keep their numbers
+  }
   if (opened.restored) status.say(TEXT.restored, 4000);
   if (opened.lost) status.say(TEXT.not_restored.replace("{why}", opened.lost));
   if (opened.error) status.show("error", opened.error);
@@ -184,6 +217,8 @@ async function startPage(root) {
       change();
     },
     pick: palette.pick,
+    /** Where a feature stands in the open map, on the screen. */
+    mapSpot: map.spot,
     tool: () => ({ ...store.tool, active: store.activeId }),
     /** Whether the picture has not yet followed the painting. */
     busy: () => net.busy,

@@ -17,8 +17,9 @@ function makeTools({ root, store }) {
   const strength = root.querySelector("[data-set=strength]");
 
   function choose(tool) {
-    if (tool === "rub") store.setTool({ rub: true });
-    else store.setTool({ rub: false, mode: tool });
+    if (tool === "rub") store.setTool({ rub: true, inspect: false });
+    else if (tool === "inspect") store.setTool({ rub: false, inspect: true });
+    else store.setTool({ rub: false, inspect: false, mode: tool });
   }
 
   for (const button of tools) button.addEventListener("click", () => choose(button.dataset.tool));
@@ -26,11 +27,9 @@ function makeTools({ root, store }) {
   strength.addEventListener("input", () => store.setTool({ strength: Number(strength.value) }));
 
   function refresh() {
-    const { rub, mode, size: diameter, strength: much } = store.tool;
-    for (const button of tools) {
-      const held = rub ? button.dataset.tool === "rub" : button.dataset.tool === mode;
-      button.setAttribute("aria-pressed", String(held));
-    }
+    const { rub, inspect, mode, size: diameter, strength: much } = store.tool;
+    const held = inspect ? "inspect" : rub ? "rub" : mode;
+    for (const button of tools) button.setAttribute("aria-pressed", String(button.dataset.tool === held));
     setRange(size, Math.round(100 * diameter));
     size.nextElementSibling.textContent = `${size.value}%`;
     setRange(strength, much);

@@ -61,8 +61,9 @@ function makeRaster() {
   };
 }
 
-/** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed. */
-function makeStage({ easel, store, overlay, onPaint, onRefuse }) {
+/** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed.
+ *  While the tool is to inspect, `onInspect(x, y, pressed)` is told the place instead. */
+function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   const rasterise = makeRaster();
   let stroke = null; // {pointer, points, diameter, rub, id, base}
   let scheduled = false;
@@ -155,11 +156,22 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse }) {
 
   easel.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || !event.isPrimary || event.target.closest("button")) return;
+    if (store.tool.inspect) {
+      const { x, y } = pointOf(event);
+      onInspect(x, y, true);
+      return;
+    }
     easel.setPointerCapture(event.pointerId);
     begin(pointOf(event), event.pointerId);
     follow(event);
   });
   easel.addEventListener("pointermove", (event) => {
+    if (store.tool.inspect) {
+      const { x, y } = pointOf(event);
+      overlay.moveCursor(null);
+      onInspect(x, y, event.buttons > 0);
+      return;
+    }
     follow(event);
     if (stroke?.pointer !== event.pointerId) return;
     const events = event.getCoalescedEvents?.() ?? [];
@@ -187,10 +199,11 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse }) {
     if (move) {
       const within = (value) => Math.min(1, Math.max(0, value));
       keyPoint = { x: within(keyPoint.x + KEY_STEP * move[0]), y: within(keyPoint.y + KEY_STEP * move[1]) };
-    } else {
+    } else if (!store.tool.inspect) {
       begin(keyPoint, null);
       end();
     }
+    if (store.tool.inspect) onInspect(keyPoint.x, keyPoint.y, true);
     overlay.moveCursor({ ...keyPoint, diameter: store.tool.size, dashed: store.tool.rub });
   });
 

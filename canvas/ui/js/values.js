@@ -93,6 +93,7 @@ async function fromJson(text) {
 
 /** A colour for a brush's strokes: the same one every time, neighbours in the palette far apart. */
 function hueOf(brush, concepts) {
+  if (brush?.feature !== undefined) return Math.round((brush.feature * 137.5 + 85) % 360);
   const place = concepts.findIndex((concept) => concept.name === brush?.concept);
   return Math.round(((place < 0 ? 5 : place) * 137.5 + 265) % 360);
 }
