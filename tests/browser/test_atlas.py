@@ -42,7 +42,7 @@ def hand(easel: Any) -> str:
 
 def names(easel: Any, group: str) -> list[str]:
     return easel.page.eval_on_selector_all(
-        f'.fb-group[aria-label="{group}"] .fb-tile', "tiles => tiles.map(tile => tile.textContent.trim())"
+        f'.fb-group [aria-label="{group}" i] .fb-tile', "tiles => tiles.map(tile => tile.textContent.trim())"
     )
 
 
@@ -67,8 +67,8 @@ def test_pointing_at_a_tile_shows_it_large_without_taking_it(easel: Any) -> None
 
 
 def test_weak_concepts_are_folded_away_but_can_be_painted(easel: Any) -> None:
-    groups = easel.page.eval_on_selector_all(".fb-group", "groups => groups.map(group => group.ariaLabel)")
-    assert groups[-2:] == ["style", "Weak"]
+    groups = easel.page.eval_on_selector_all(".fb-grid", "grids => grids.map(grid => grid.ariaLabel)")
+    assert groups[-2:] == ["Style", "Weak"]
     assert "Windmill" not in names(easel, "buildings") and names(easel, "Weak") == ["Windmill", "Street lamp"]
     assert not easel.page.is_visible('[data-concept="windmill"]')
     easel.page.click(".fb-fold")
@@ -93,7 +93,7 @@ def test_favourites_and_recent_brushes_outlive_a_reload(easel: Any) -> None:
     easel.page.click('[data-feature="down.1.0:99"]')
     easel.stroke(*SKY)
     assert easel.layers()[0]["brush"] == {"block": "down.1.0", "feature": 99}
-    easel.page.click('.fb-group[aria-label="Favourites"] .fb-tile')
+    easel.page.click('.fb-group [aria-label="Favourites"] .fb-tile')
     easel.page.click("[data-do=star]")
     assert names(easel, "Favourites") == []
 

@@ -103,8 +103,6 @@ function makePalette({ root, store, icons, iconsARow, atlas, onPick, onMap }) {
   function section(title, brushes) {
     const group = document.createElement("div");
     group.className = "fb-group";
-    group.setAttribute("role", "group");
-    group.setAttribute("aria-label", title || TEXT.palette);
     if (title) {
       const heading = document.createElement("h3");
       heading.textContent = titled(title);
@@ -112,6 +110,8 @@ function makePalette({ root, store, icons, iconsARow, atlas, onPick, onMap }) {
     }
     const grid = document.createElement("div");
     grid.className = "fb-grid";
+    grid.setAttribute("role", "listbox");
+    grid.setAttribute("aria-label", title ? titled(title) : TEXT.palette);
     grid.append(...brushes.map(tileOf));
     group.append(grid);
     return group;
