@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from canvas.storybook import export, icons, scenes
 from canvas.storybook.contrast import Differences
-from canvas.storybook.generator import COMPOSITION
+from canvas.storybook.generator import COMPOSITION, trained
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
 from sae import SAE, load
 from sae.atlas import Atlas
@@ -116,7 +116,8 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     known = _known(pipe, missing, cfg) if missing else {}
     for block in missing:
         sae = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu")
-        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg)
+        strokes = trained_strokes(run) if block == COMPOSITION else None
+        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg, strokes)
     entries: list[dict[str, object]] = []
     shutil.rmtree(folder / "sae", ignore_errors=True)
     for block in BLOCKS:
@@ -130,8 +131,34 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     shutil.rmtree(place)
 
 
+class Strokes(NamedTuple):
+    """What the model was painted with while it was trained."""
+
+    directions: Differences
+    length: float
+    """of a stroke of strength 1"""
+
+
+def trained_strokes(run: Path) -> Strokes | None:
+    """Those of the generator in ``run``, which its student was painted with too; None if there is no generator.
+
+    The student's own differences are weaker guides: half of its few steps are so noisy that they say little of places.
+    """
+    if not (run / "generator.pt").exists():
+        return None
+    palette = trained(run)[0]["palette"]
+    return Strokes(palette.differences, float(palette.square.sqrt()))
+
+
 def _write(
-    out: Path, pipe: Pipeline, sae: SAE, known: _Known, vectors: int, command: str, cfg: DictionaryConfig
+    out: Path,
+    pipe: Pipeline,
+    sae: SAE,
+    known: _Known,
+    vectors: int,
+    command: str,
+    cfg: DictionaryConfig,
+    strokes: Strokes | None = None,
 ) -> None:
     """One block's folder; its concepts come last, and say that all is there."""
     sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
@@ -139,15 +166,17 @@ def _write(
     sae.save(out, half=True)
     sae = load(out)  # what is measured is what is shipped
     Atlas.of(sae, labels).save(out)
-    made = _concepts(sae, known, labels, cfg)
+    # where training has painted, as it has painted; else as far as the updates deviate
+    strokes = strokes or Strokes(known.differences, deviation([known.anywhere]))
+    made = _concepts(sae, strokes, labels, cfg)
     # more digits than a float16 holds would say nothing
-    differences = {c: [float(f"{v:.4g}") for v in known.differences.of(c).tolist()] for c in made}
+    differences = {c: [float(f"{v:.4g}") for v in strokes.directions.of(c).tolist()] for c in made}
     (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
     make_atlas(sae, pipe, scenes, cfg.atlas, cfg.effects).save(out)
     report = in_model(sae, pipe, scenes, cfg.measured)
     report.write(out)
     figures = {"vectors": vectors, **_figures(report)}
-    figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, known) for c, e in made.items()}
+    figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, strokes) for c, e in made.items()}
     export.write_provenance(out, command, 0, figures)
     (out / CONCEPTS_FILE).write_text(json.dumps(list(made.values())))
 
@@ -221,22 +250,21 @@ def _known(pipe: Pipeline, blocks: Sequence[str], cfg: DictionaryConfig) -> dict
     return {block: _Known(torch.cat(anywhere[block]), differences[block], clear[block]) for block in blocks}
 
 
-def _concepts(sae: SAE, known: _Known, labels: FeatureLabels, cfg: DictionaryConfig) -> dict[str, dict[str, object]]:
+def _concepts(sae: SAE, strokes: Strokes, labels: FeatureLabels, cfg: DictionaryConfig) -> dict[str, dict[str, object]]:
     """The concepts that are painted at this block: styles late, things early, none between; those that were seen."""
-    # as long as the strokes that the generator was trained with: see generator.Palette
-    length = deviation([known.anywhere])
     score = {b.concept: b.score for b in labels.best}
     block, size, styles = sae.cfg.block, cfg.concept_features, GROUPS["style"]
     names = {COMPOSITION: [c for c in CONCEPTS if c not in styles], LATE: styles}.get(block, ())
-    made = {c: concept_entry(c, block, sae, known.differences.of(c), size, length, score.get(c, 0.0)) for c in names}
+    directions, length = strokes
+    made = {c: concept_entry(c, block, sae, directions.of(c), size, length, score.get(c, 0.0)) for c in names}
     return {c: entry for c, entry in made.items() if entry["features"]}
 
 
-def _cosine(sae: SAE, entry: dict[str, object], known: _Known) -> float:
+def _cosine(sae: SAE, entry: dict[str, object], strokes: Strokes) -> float:
     """Of what the concept adds with the mean difference that it was fitted to."""
     features = torch.tensor(entry["features"])
     vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
-    return round(F.cosine_similarity(vector.double(), known.differences.of(str(entry["name"])), dim=0).item(), 3)
+    return round(F.cosine_similarity(vector.double(), strokes.directions.of(str(entry["name"])), dim=0).item(), 3)
 
 
 def _figures(report: Report) -> dict[str, object]:
