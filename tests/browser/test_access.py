@@ -24,9 +24,7 @@ def found(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
-def test_axe_finds_nothing_grave(
-    fake: Any, open_page: Callable[..., Any], width: int, height: int, theme: str
-) -> None:
+def test_axe_finds_nothing_grave(fake: Any, open_page: Callable[..., Any], width: int, height: int, theme: str) -> None:
     easel = open_page(f"{fake.url}?__theme={theme}", width, height)
     assert found(easel.page) == []
     easel.pick("castle")
