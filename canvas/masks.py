@@ -8,7 +8,6 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -185,8 +184,8 @@ class Mask:
 
     def shifted(self, dx: float, dy: float) -> Mask:
         """This mask moved by fractions of the canvas, to parts of a pixel; what leaves the canvas is lost."""
-        down, right = _shift_matrix(_number("dy", dy) * SIZE), _shift_matrix(_number("dx", dx) * SIZE)
-        return self._from_fractions(down @ (self.array() / 255) @ right.T)
+        lowered = _slid(self.array() / 255, _number("dy", dy) * SIZE)
+        return self._from_fractions(_slid(lowered.T, _number("dx", dx) * SIZE).T)
 
     @property
     def is_empty(self) -> bool:
@@ -268,27 +267,33 @@ def _overlap(low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
     return np.clip(np.minimum(high, left + 1) - np.maximum(low, left), 0, 1)
 
 
-@lru_cache(maxsize=64)
-def _area_matrix(n_out: int, n_in: int) -> NDArray[np.float64]:
-    """``[n_out, n_in]``: the area average of ``n_in`` cells over each of ``n_out`` equal cells; rows sum to 1."""
-    edges = np.arange(n_out + 1) * (n_in / n_out)
-    left = np.arange(n_in)
-    covered = np.minimum(edges[1:, None], left + 1) - np.maximum(edges[:-1, None], left)
-    weights = np.clip(covered, 0, None)
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _shift_matrix(pixels: float) -> NDArray[np.float64]:
-    """``[128, 128]``: moves a row of pixels by ``pixels``, sharing each between the two that it then covers."""
-    target = np.arange(SIZE)[:, None] - pixels - np.arange(SIZE)
-    return np.clip(1 - np.abs(target), 0, None)
-
-
+# No matrix products here: NumPy's would start OpenBLAS's threads, which wait busily beside the model's own.
 def _resampled(fractions: NDArray[np.float64], h: int, w: int) -> NDArray[np.float64]:
-    height, width = fractions.shape
-    if (height, width) == (h, w):
+    """The area average of ``fractions`` over each cell of a grid ``[h, w]``."""
+    if fractions.shape == (h, w):
         return fractions
-    return np.clip(_area_matrix(h, height) @ fractions @ _area_matrix(w, width).T, 0, 1)
+    return np.clip(_averaged(_averaged(fractions, h).T, w).T, 0, 1)
+
+
+def _averaged(rows: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """The averages of ``rows`` ``[m, k]`` over each of ``n`` equal spans of their height, ``[n, k]``."""
+    m, k = rows.shape
+    summed = np.concatenate([np.zeros((1, k)), np.cumsum(rows, axis=0)])
+    edges = np.arange(n + 1) * (m / n)
+    above = np.minimum(edges.astype(int), m - 1)
+    upto = summed[above] + (edges - above)[:, None] * rows[above]
+    return np.diff(upto, axis=0) * (n / m)
+
+
+def _slid(rows: NDArray[np.float64], pixels: float) -> NDArray[np.float64]:
+    """``rows`` ``[128, k]`` moved down by ``pixels``; each is shared between the two that it then covers."""
+    pixels = min(max(pixels, -SIZE), SIZE)
+    whole = math.floor(pixels)
+    part = pixels - whole
+    padded = np.zeros((3 * SIZE + 1, rows.shape[1]))
+    padded[SIZE + 1 : 2 * SIZE + 1] = rows
+    start = SIZE + 1 - whole
+    return (1 - part) * padded[start : start + SIZE] + part * padded[start - 1 : start - 1 + SIZE]
 
 
 def _thinned(path: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
