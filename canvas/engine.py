@@ -20,6 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
+from canvas import steering
 from canvas.compiled import Compile
 from canvas.steering import BlockEdits, reach
 from canvas.unet import Conditions, Edit, Place, Walk
@@ -157,7 +158,7 @@ class Engine:
     ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
     ``memory`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
     that many people paint with one model and none computes what another's frame has pushed out; and as much again of
-    the unpainted samplings that paintings are bound to beyond their strokes.
+    the unpainted samplings that paintings are bound to beyond their strokes, and a quarter of it of samplings' ends.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class Engine:
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
         self._prefixes: Recent[Hashable, _Prefix] = Recent(memory, lambda prefix: prefix.bytes)
         self._courses: Recent[Hashable, Tensor] = Recent(memory, lambda course: course.nbytes)
+        self._ends: Recent[Hashable, Tensor] = Recent(memory // 4, lambda end: end.nbytes)
 
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
@@ -186,12 +188,33 @@ class Engine:
 
         ``should_stop`` is asked before every step and before decoding; when it says True, ``Cancelled`` is raised.
         """
-        pipeline: Any = self.pipeline
         with self._lock, torch.inference_mode():
-            run = self._sample(plan, should_stop)
+            latents = self._sample(plan, should_stop).latents
             _stop_if(should_stop)
-            image = decode_latents(self.pipeline, run.latents, self._decode)
-            return pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[False])[0]
+            return self._picture(latents)
+
+    def draft(self, plan: Plan, settled: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
+        """A quick picture of ``plan`` for while it is on its way from ``settled``, a plan that was rendered before.
+
+        It is sampled in half the steps, and only within reach of the edits that the two do not share; the rest is the
+        picture of ``settled``. Where that is not known any more, or differs in more than edits, or there is but one
+        step, it is the picture that ``render`` gives.
+        """
+        with self._lock, torch.inference_mode():
+            known = self._ends.find(_identity(settled))
+            if known is None or plan.steps == 1 or _situation(plan) != _situation(settled):
+                latents = self._sample(plan, should_stop).latents
+            else:
+                quick = self._sample(replace(plan, steps=plan.steps // 2), should_stop).latents
+                changed = set(_edits_of(plan)) ^ set(_edits_of(settled))
+                latents = torch.lerp(known, quick, reach(changed, *quick.shape[-2:]).to(quick))
+            _stop_if(should_stop)
+            return self._picture(latents)
+
+    def _picture(self, latents: Tensor) -> Image.Image:
+        pipeline: Any = self.pipeline
+        image = decode_latents(self.pipeline, latents, self._decode)
+        return pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[False])[0]
 
     def latents(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Tensor:
         """The sampled latents ``[1, c, h, w]`` of ``plan``, as the pipeline gives with ``output_type="latent"``."""
@@ -213,7 +236,7 @@ class Engine:
     def forget(self) -> None:
         """Drop everything kept from earlier renderings; needed only after the pipeline was changed from outside."""
         with self._lock:
-            for kept in (self._told, self._conditions, self._noise, self._prefixes, self._courses):
+            for kept in (self._told, self._conditions, self._noise, self._prefixes, self._courses, self._ends):
                 kept.clear()
             self._build()
 
@@ -260,6 +283,7 @@ class Engine:
             passed.append(run.latents)
         if not plan.edits:
             self._courses.put(_situation(plan), torch.stack(passed))
+        self._ends.put(_identity(plan), run.latents)
         return run
 
     def _course(self, plan: Plan, should_stop: Callable[[], bool] | None) -> _Course | None:
@@ -273,7 +297,7 @@ class Engine:
             return None
         pipeline: Any = self.pipeline
         side = plan.size // pipeline.vae_scale_factor
-        free = reach([edit for block in plan.edits.values() for edit in block.edits], side, side)
+        free = reach(_edits_of(plan), side, side)
         if bool((free == 1).all()):
             return None
         latents = self._courses.find(_situation(plan))
@@ -365,6 +389,15 @@ class _Watch:
 def _situation(plan: Plan) -> tuple[Hashable, ...]:
     """What an unpainted sampling depends on."""
     return plan.prompt, plan.seed, plan.steps, plan.guidance, plan.size
+
+
+def _edits_of(plan: Plan) -> list[steering.Edit]:
+    return [edit for part in plan.edits.values() for edit in part.edits]
+
+
+def _identity(plan: Plan) -> tuple[Hashable, ...]:
+    """What a sampling depends on."""
+    return (*_situation(plan), plan.keep, *_edits_of(plan))
 
 
 def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:

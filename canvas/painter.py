@@ -178,11 +178,22 @@ class Painter:
         """
         return self.engine.render(self.plan(painting), should_stop)
 
+    def draft(self, painting: Painting, settled: Painting) -> Image.Image:
+        """A quick picture of ``painting`` while a stroke is under way; ``settled`` is what was rendered before it.
+
+        Half the steps, within reach of the layers that the two do not share; the rest is the picture of ``settled``.
+        Where they differ in more than layers it is the picture that ``render`` gives.
+        """
+        return self.engine.draft(self.plan(painting), self.plan(settled))
+
     def warm_up(self) -> None:
         """Render with the model's defaults, unpainted and painted, so that nobody waits for what happens only once."""
         bare = Painting(model=self.model)
         if self.blocks:
-            self.render(bare.paint(Brush.feature(self.blocks[0], 0), Mask.full()))
+            painted = bare.paint(Brush.feature(self.blocks[0], 0), Mask.full())
+            self.render(painted)
+            self.render(bare)
+            self.draft(painted, bare)
         self.render(bare)
 
     def inspect(self, painting: Painting, x: float, y: float, most: int = 6) -> dict[str, tuple[SeenFeature, ...]]:

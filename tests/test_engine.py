@@ -122,6 +122,38 @@ def test_rendering_stops_between_steps(painter) -> None:
     assert finished.tobytes() == painter.engine.render(plan).tobytes()
 
 
+def test_a_draft_is_half_the_steps_within_reach_and_the_settled_picture_beyond(painter) -> None:
+    settled = Painting(model=painter.model, seed=3, steps=4).paint("castle", Mask.rect(0.6, 0.6, 1, 1), 2.0)
+    painting = settled.paint("castle", Mask.rect(0, 0, 0.2, 0.2), 3.0)
+    before = np.asarray(painter.render(settled)).astype(int)
+    draft, whole = (
+        np.asarray(made).astype(int) for made in (painter.draft(painting, settled), painter.render(painting))
+    )
+    quick = np.asarray(painter.render(painting.replace(steps=2))).astype(int)
+    corner = SIZE // 8
+    assert np.abs(draft - quick)[:corner, :corner].mean() < np.abs(draft - whole)[:corner, :corner].mean()
+    far = SIZE - corner
+    assert (draft[far:, far:] == before[far:, far:]).all()
+
+
+@pytest.mark.parametrize(
+    "settled",
+    [
+        Painting(seed=4, steps=4),
+        Painting(seed=3, steps=3),
+        Painting(seed=3, steps=4, prompt="a castle"),
+        Painting(seed=3, steps=4).paint("castle", Mask.disc(0.2, 0.2, 0.1), 1.25),
+    ],
+)
+def test_a_draft_from_what_is_not_known_is_the_whole_picture(painter, settled) -> None:
+    painting = Painting(seed=3, steps=4).paint("castle", DISC, 2.0)
+    painter.engine.forget()
+    assert painter.draft(painting, settled).tobytes() == painter.render(painting).tobytes()
+    one = painting.replace(steps=1)
+    painter.render(one.replace(layers=()))
+    assert painter.draft(one, one.replace(layers=())).tobytes() == painter.render(one).tobytes()
+
+
 def test_many_threads_get_the_pictures_of_one(painter) -> None:
     paintings = [Painting(seed=s, steps=2).paint("castle", DISC) for s in range(4)]
     expected = [painter.render(painting).tobytes() for painting in paintings]

@@ -95,6 +95,26 @@ def test_a_frame_is_the_paintings_picture(desk: Any) -> None:
     assert decoded(answer["image"]).size == (256, 256)
 
 
+def test_a_draft_begins_from_what_its_own_session_saw_last(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Painting] = []
+
+    def draft(painting: Painting, settled: Painting) -> Image.Image:
+        asked.append(settled)
+        return Image.new("RGB", (256, 256), "red")
+
+    monkeypatch.setattr(desk._painter, "draft", draft)
+    seen, painted = Painting(seed=8), Painting(seed=8).paint("castle", Mask.disc(0.5, 0.5, 0.2))
+    desk.frame({**request(painted), "draft": True})
+    assert asked == [], "nothing was seen before"
+    desk.frame(request(seen))
+    hurried = desk.frame({**request(painted.with_layer(0, strength=2.0)), "draft": True})
+    assert asked == [seen] and decoded(hurried["image"]).getpixel((9, 9))[0] > 200
+    whole = desk.frame(request(painted.with_layer(0, strength=2.0)))
+    assert whole["image"] != hurried["image"]
+    desk.frame({**request(painted), "draft": True, "session": "another"})
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("painting", "words"),
     [

@@ -13,10 +13,12 @@ import io
 import json
 import logging
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gradio as gr
 from PIL import Image
@@ -39,6 +41,8 @@ STYLES = ("page", "atlas")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8
+SESSIONS = 1024
+"""Of how many people's last pictures it is known what they are."""
 TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
 
 
@@ -55,6 +59,8 @@ class PainterLike(atlas.AtlasLike, Protocol):
     def concepts(self) -> tuple[Any, ...]: ...
 
     def render(self, painting: Painting) -> Image.Image: ...
+
+    def draft(self, painting: Painting, settled: Painting) -> Image.Image: ...
 
     def check(self, painting: Painting) -> None: ...
 
@@ -109,13 +115,22 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     )
 
 
+class _Wanted(NamedTuple):
+    """A picture to make: of a painting, or a draft of it from what its session saw last."""
+
+    painting: Painting
+    settled: Painting | None = None
+
+
 class _Desk:
     """The functions that the browser calls. Each takes and returns JSON; errors come back as words."""
 
     def __init__(self, painter: PainterLike, opening: Opening) -> None:
         self._painter = painter
         self._opening = opening
-        self._studio = Studio(painter.render)
+        self._studio = Studio(self._made)
+        self._settled: OrderedDict[str, Painting] = OrderedDict()
+        self._settling = threading.Lock()
         # looks go by a thread of their own: a picture in the making must not be thrown out by who moves the mouse
         self._looks = Studio(lambda look: atlas.seen(painter.inspect(*look)), remember=256)
         self._palette = palette(painter)
@@ -153,13 +168,20 @@ class _Desk:
         return {**answer, **self.frame({**request, "painting": opening}), "painting": opening, "restored": False}
 
     def frame(self, request: dict[str, Any]) -> dict[str, Any]:
-        """``{session, number, painting}``: its picture, or ``dropped`` where a newer painting took its place."""
+        """``{session, number, painting, draft?}``: its picture, or ``dropped`` where a newer painting took its place.
+
+        With ``draft`` it may be a quick one, between this session's last picture and what is to come.
+        """
 
         def answer() -> dict[str, Any]:
-            frame = self._studio.frame(str(request["session"]), self._painting(request["painting"]))
+            session, painting = str(request["session"]), self._painting(request["painting"])
             number = request.get("number", 0)
+            settled = self._settled.get(session) if request.get("draft") else None
+            frame = self._studio.frame(session, _Wanted(painting, settled))
             if frame is None:
                 return {"number": number, "dropped": True}
+            if settled is None:
+                self._settle(session, painting)
             return {"number": number, "image": data_url(frame.image), "ms": round(frame.ms)}
 
         return _in_words(answer, {"number": request.get("number", 0) if isinstance(request, dict) else 0})
@@ -169,7 +191,7 @@ class _Desk:
 
         def answer() -> dict[str, Any]:
             painting = self._painting(request["painting"])
-            image = self._studio.always(painting).image
+            image = self._studio.always(_Wanted(painting)).image
             info = PngInfo()
             info.add_text("featurebrush", painting.to_json())
             return {"image": data_url(image, "PNG", pnginfo=info)}
@@ -198,9 +220,21 @@ class _Desk:
     def render(self, painting: str) -> Image.Image:
         """The API's ``/render``: a painting's JSON to its picture."""
         try:
-            return self._studio.always(self._painting(painting)).image
+            return self._studio.always(_Wanted(self._painting(painting))).image
         except FeaturebrushError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    def _made(self, wanted: _Wanted) -> Image.Image:
+        painting, settled = wanted
+        return self._painter.render(painting) if settled is None else self._painter.draft(painting, settled)
+
+    def _settle(self, session: str, painting: Painting) -> None:
+        """Remember what ``session`` sees, for drafts to begin from; of the last sessions only."""
+        with self._settling:
+            self._settled[session] = painting
+            self._settled.move_to_end(session)
+            while len(self._settled) > SESSIONS:
+                self._settled.popitem(last=False)
 
     def _painting(self, text: str) -> Painting:
         painting = Painting.from_json(text)

@@ -142,6 +142,10 @@ class FakePainter:
             elif layer.brush.name not in self.names:
                 raise unknown("concept", layer.brush.name, self.names)
 
+    def draft(self, painting: Painting, settled: Painting) -> Image.Image:
+        """The same picture."""
+        return self.render(painting)
+
     def render(self, painting: Painting) -> Image.Image:
         """A sky and a meadow by seed and prompt, then each layer's colour where its mask is."""
         time.sleep(self.seconds)

@@ -20,7 +20,7 @@ async function startPage(root) {
   store.concepts = opened.concepts;
 
   const picture = makePicture(find(".fb-picture"));
-  const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"));
+  const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"), find(".fb-ring"));
   const stage = makeStage({
     easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse,
     onInspect: (x, y, pressed) => inspect.at(x, y, pressed),
@@ -29,7 +29,11 @@ async function startPage(root) {
   const net = makeNet({
     server,
     session,
-    current: () => store.painting,
+    current() {
+      stage.settle();
+      return store.painting;
+    },
+    hurried: () => stage.painting,
     onSent(number) {
       overlay.seal(number, stage.painting);
       mark("sent", number);

@@ -8,11 +8,11 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const answerOf = (call) => Promise.resolve(call).then((answer) => answer ?? null, () => null);
 
 /**
- * `current()` is the painting now; `onSent(number)` says that it is on its way, `onFrame({number, image, ms, painting})`
+ * `current()` is the painting now, `hurried()` whether a draft of it will do; `onSent(number)` says that it is on its way, `onFrame({number, image, ms, painting})`
  * that it came back, `onRefused(number)` that it
  * cannot be painted, `onStatus(state, detail)` what there is to say: ready, working, reconnecting, error.
  */
-function makeNet({ server, session, current, onSent, onFrame, onRefused, onStatus }) {
+function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused, onStatus }) {
   let number = 0;
   let inFlight = false;
   let changed = false;
@@ -39,12 +39,13 @@ function makeNet({ server, session, current, onSent, onFrame, onRefused, onStatu
 
   async function once() {
     const painting = current();
+    const draft = hurried();
     const mine = ++number;
     onSent(mine);
     if (state !== "reconnecting") tell("working");
     const started = performance.now();
     const text = await toJson(painting);
-    const answer = await ask(mine, text, painting);
+    const answer = await ask(mine, text, painting, draft);
     if (!answer || answer.dropped) return;
     if (answer.error) {
       onRefused(mine);
@@ -59,9 +60,9 @@ function makeNet({ server, session, current, onSent, onFrame, onRefused, onStatu
   }
 
   /** Asks until the server answers; a painting that changed meanwhile goes instead. */
-  async function ask(mine, text, painting) {
+  async function ask(mine, text, painting, draft) {
     for (let attempt = 0; ; attempt++) {
-      const answer = await answerOf(server.frame({ session, number: mine, painting: text }));
+      const answer = await answerOf(server.frame({ session, number: mine, painting: text, draft }));
       if (answer) return answer;
       tell("reconnecting");
       await pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]);

@@ -1,8 +1,9 @@
 // What lies over the picture: strokes until the picture has followed them, a layer's mask, and the brush's outline.
-// Lines of an SVG, for a browser paints again only what has changed around each of them.
+// Lines of an SVG, each short: a browser paints again all around one that has changed.
 
 const FADE_MS = 500;
 const SPAN = 1000; // the width of the SVG's own units
+const LINE_POINTS = 8; // of a stroke on one line
 
 /** Draws a polyline of fractions of the picture with a round brush of `diameter`, on a canvas `size` wide. */
 function tracePath(context, points, diameter, size) {
@@ -35,11 +36,12 @@ function svgElement(name, className, parent) {
   return element;
 }
 
-function makeOverlay(svg, maskCanvas) {
+function makeOverlay(svg, maskCanvas, ring) {
   svg.setAttribute("viewBox", `0 0 ${SPAN} ${SPAN}`);
   const ink = svgElement("g", "fb-ink", svg);
-  const rings = ["fb-ring fb-ring-dark", "fb-ring"].map((name) => svgElement("circle", name, svg));
-  let strokes = []; // {line, points, diameter, colour, number}; number: the request that carries it
+  let width = svg.clientWidth;
+  new ResizeObserver(() => (width = svg.clientWidth)).observe(svg);
+  let strokes = []; // {line, last, path, length, diameter, colour, number}; number: the request that carries it
 
   const placed = ({ x, y }) => `${(x * SPAN).toFixed(1)},${(y * SPAN).toFixed(1)}`;
 
@@ -48,7 +50,7 @@ function makeOverlay(svg, maskCanvas) {
     const line = svgElement("polyline", "", ink);
     line.setAttribute("stroke", colour);
     line.setAttribute("stroke-width", diameter * SPAN);
-    const stroke = { line, last: point, diameter, colour, number: null, path: `${placed(point)} ${placed(point)}` };
+    const stroke = { line, last: point, diameter, colour, number: null, path: `${placed(point)} ${placed(point)}`, length: 1 };
     line.setAttribute("points", stroke.path);
     strokes.push(stroke);
   }
@@ -56,23 +58,26 @@ function makeOverlay(svg, maskCanvas) {
   moveCursor(null);
 
   function moveCursor(cursor) {
-    for (const ring of rings) {
-      ring.style.display = cursor ? "" : "none";
-      if (!cursor) continue;
-      ring.setAttribute("cx", cursor.x * SPAN);
-      ring.setAttribute("cy", cursor.y * SPAN);
-      ring.setAttribute("r", Math.max((2 * SPAN) / svg.clientWidth, (cursor.diameter * SPAN) / 2));
-      ring.classList.toggle("fb-dashed", Boolean(cursor.dashed));
-    }
+    ring.hidden = !cursor;
+    if (!cursor) return;
+    const across = Math.max(5, cursor.diameter * width);
+    ring.style.width = ring.style.height = `${across}px`;
+    ring.style.transform = `translate(${cursor.x * width - across / 2}px, ${cursor.y * width - across / 2}px)`;
+    ring.classList.toggle("fb-dashed", Boolean(cursor.dashed));
   }
 
   return {
     moveCursor,
     begin: lay,
     extend(points) {
-      const stroke = strokes.at(-1);
+      let stroke = strokes.at(-1);
       if (!stroke) return;
+      if (stroke.length > LINE_POINTS) {
+        lay(stroke.last, stroke.diameter, stroke.colour);
+        stroke = strokes.at(-1);
+      }
       stroke.last = points.at(-1);
+      stroke.length += points.length;
       stroke.path += ` ${points.map(placed).join(" ")}`;
       stroke.line.setAttribute("points", stroke.path);
     },
@@ -90,7 +95,6 @@ function makeOverlay(svg, maskCanvas) {
       const going = svgElement("g", "fb-ink fb-going", svg);
       going.style.animationDuration = `${FADE_MS}ms`;
       going.append(...done.map((stroke) => stroke.line));
-      svg.append(...rings);
       setTimeout(() => going.remove(), FADE_MS);
     },
     /** Forgets the strokes that never reached the server: the stroke was cancelled. */

@@ -66,7 +66,7 @@ function makeRaster() {
 function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   const rasterise = makeRaster();
   let stroke = null; // {pointer, points, diameter, rub, id, base}
-  let scheduled = false;
+  let ahead = false; // whether the stroke is longer than what of it is in the painting
   let keyPoint = { x: 0.5, y: 0.5 };
 
   function pointOf(event) {
@@ -96,7 +96,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
     const layer = rub ? active : target();
     stroke = { pointer, points: [point], diameter: size, rub, id: layer.id, base: layer.mask };
     overlay.begin(point, size, rub ? "#ffffff" : colourOf(layer.brush));
-    schedule();
+    grown();
   }
 
   const colourOf = (brush) => `hsl(${hueOf(brush, store.concepts)} 85% 62%)`;
@@ -111,37 +111,37 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
     if (!kept.length) return;
     stroke.points.push(...kept);
     overlay.extend(kept);
-    schedule();
+    grown();
   }
 
-  function schedule() {
-    if (scheduled) return;
-    scheduled = true;
-    requestAnimationFrame(() => {
-      scheduled = false;
-      if (stroke) apply();
-    });
+  function grown() {
+    ahead = true;
+    onPaint();
   }
 
-  function apply() {
+  /** Brings the stroke under the pointer into the painting: when a frame is asked for, not at every move. */
+  function settle() {
+    if (!stroke || !ahead) return;
+    ahead = false;
     const { points, diameter, rub, id, base } = stroke;
     const drawn = rasterise(points, diameter);
     const mask = rub ? minusOf(base, drawn) : unionOf(base, drawn);
     store.preview(withLayer(store.painting, id, { mask }));
-    onPaint();
   }
 
   function end() {
     if (!stroke) return;
-    apply();
+    settle();
     stroke = null;
     store.commit();
+    onPaint();
   }
 
   /** Takes the stroke under the pointer back; says whether there was one. */
   function cancel() {
     if (!stroke) return false;
     stroke = null;
+    ahead = false;
     overlay.forget();
     store.revert();
     onPaint();
@@ -209,6 +209,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
 
   return {
     cancel,
+    settle,
     colourOf,
     get painting() {
       return stroke !== null;
