@@ -182,6 +182,7 @@ class Engine:
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
         self._decode = self._compile(_Decoder(self.pipeline.vae)) if self._compile else None
+        self._device = self.pipeline.device  # which a pipeline takes milliseconds to find
 
     def render(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
         """The picture of ``plan``, RGB, ``plan.size`` pixels square.
@@ -193,19 +194,22 @@ class Engine:
             _stop_if(should_stop)
             return self._picture(latents)
 
-    def draft(self, plan: Plan, settled: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
+    def draft(
+        self, plan: Plan, settled: Plan, share: float = 0.5, should_stop: Callable[[], bool] | None = None
+    ) -> Image.Image:
         """A quick picture of ``plan`` for while it is on its way from ``settled``, a plan that was rendered before.
 
-        It is sampled in half the steps, and only within reach of the edits that the two do not share; the rest is the
-        picture of ``settled``. Where that is not known any more, or differs in more than edits, or there is but one
-        step, it is the picture that ``render`` gives.
+        It is sampled in a ``share`` of the steps, at least one, and only within reach of the edits that the two do not
+        share; the rest is the picture of ``settled``. Where that is not known any more, or differs in more than edits,
+        or ``share`` leaves no step out, it is the picture that ``render`` gives.
         """
         with self._lock, torch.inference_mode():
             known = self._ends.find(_identity(settled))
-            if known is None or plan.steps == 1 or _situation(plan) != _situation(settled):
+            steps = max(1, int(share * plan.steps))
+            if known is None or steps >= plan.steps or _situation(plan) != _situation(settled):
                 latents = self._sample(plan, should_stop).latents
             else:
-                quick = self._sample(replace(plan, steps=plan.steps // 2), should_stop).latents
+                quick = self._sample(replace(plan, steps=steps), should_stop).latents
                 changed = set(_edits_of(plan)) ^ set(_edits_of(settled))
                 latents = torch.lerp(known, quick, reach(changed, *quick.shape[-2:]).to(quick))
             _stop_if(should_stop)
@@ -312,7 +316,7 @@ class Engine:
     ) -> tuple[_Run, _Prefix | None, _FirstEdit | None]:
         pipeline: Any = self.pipeline
         scheduler = copy.deepcopy(pipeline.scheduler)
-        scheduler.set_timesteps(plan.steps, device=pipeline.device)
+        scheduler.set_timesteps(plan.steps, device=self._device)
         first_edit = self._first_edit(plan, len(scheduler.timesteps))
         prefix = self._prefixes.find(first_edit.key) if first_edit and replay else None
         if prefix is not None:
@@ -343,7 +347,7 @@ class Engine:
         generator = torch.Generator("cpu").manual_seed(seed)
         side = size // pipeline.vae_scale_factor
         shape = (1, pipeline.unet.config.in_channels, side, side)
-        noise = randn_tensor(shape, generator=generator, device=pipeline.device, dtype=dtype)
+        noise = randn_tensor(shape, generator=generator, device=self._device, dtype=dtype)
         return noise, generator.get_state()
 
     def _timestep_condition(self, guidance: float, latents: Tensor) -> Tensor | None:

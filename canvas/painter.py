@@ -178,13 +178,14 @@ class Painter:
         """
         return self.engine.render(self.plan(painting), should_stop)
 
-    def draft(self, painting: Painting, settled: Painting) -> Image.Image:
+    def draft(self, painting: Painting, settled: Painting, share: float = 0.5) -> Image.Image:
         """A quick picture of ``painting`` while a stroke is under way; ``settled`` is what was rendered before it.
 
-        Half the steps, within reach of the layers that the two do not share; the rest is the picture of ``settled``.
-        Where they differ in more than layers it is the picture that ``render`` gives.
+        It takes a ``share`` (0..1) of the steps, at least one, and shows them within reach of the layers that the two
+        do not share; the rest is the picture of ``settled``. Where they differ in more than layers, or ``share`` leaves
+        no step out, it is the picture that ``render`` gives.
         """
-        return self.engine.draft(self.plan(painting), self.plan(settled))
+        return self.engine.draft(self.plan(painting), self.plan(settled), share)
 
     def warm_up(self) -> None:
         """Render with the model's defaults, unpainted and painted, so that nobody waits for what happens only once."""

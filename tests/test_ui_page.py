@@ -98,7 +98,7 @@ def test_a_frame_is_the_paintings_picture(desk: Any) -> None:
 def test_a_draft_begins_from_what_its_own_session_saw_last(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Painting] = []
 
-    def draft(painting: Painting, settled: Painting) -> Image.Image:
+    def draft(painting: Painting, settled: Painting, share: float) -> Image.Image:
         asked.append(settled)
         return Image.new("RGB", (256, 256), "red")
 

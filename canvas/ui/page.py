@@ -41,6 +41,8 @@ STYLES = ("page", "atlas")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8
+HURRY = 80
+"""Milliseconds that a draft may take: as many steps as fit, going by how long the last whole picture took."""
 SESSIONS = 1024
 """Of how many people's last pictures it is known what they are."""
 TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
@@ -60,7 +62,7 @@ class PainterLike(atlas.AtlasLike, Protocol):
 
     def render(self, painting: Painting) -> Image.Image: ...
 
-    def draft(self, painting: Painting, settled: Painting) -> Image.Image: ...
+    def draft(self, painting: Painting, settled: Painting, share: float = ...) -> Image.Image: ...
 
     def check(self, painting: Painting) -> None: ...
 
@@ -120,6 +122,8 @@ class _Wanted(NamedTuple):
 
     painting: Painting
     settled: Painting | None = None
+    share: float = 1.0
+    """Of the sampling's steps."""
 
 
 class _Desk:
@@ -131,6 +135,7 @@ class _Desk:
         self._studio = Studio(self._made)
         self._settled: OrderedDict[str, Painting] = OrderedDict()
         self._settling = threading.Lock()
+        self._whole = 0.0  # milliseconds that the last picture took that was no draft
         # looks go by a thread of their own: a picture in the making must not be thrown out by who moves the mouse
         self._looks = Studio(lambda look: atlas.seen(painter.inspect(*look)), remember=256)
         self._palette = palette(painter)
@@ -177,11 +182,13 @@ class _Desk:
             session, painting = str(request["session"]), self._painting(request["painting"])
             number = request.get("number", 0)
             settled = self._settled.get(session) if request.get("draft") else None
-            frame = self._studio.frame(session, _Wanted(painting, settled))
+            share = 1.0 if settled is None else round(min(1.0, HURRY / max(HURRY, self._whole)), 1)
+            frame = self._studio.frame(session, _Wanted(painting, settled, share))
             if frame is None:
                 return {"number": number, "dropped": True}
             if settled is None:
                 self._settle(session, painting)
+                self._whole = frame.ms or self._whole
             return {"number": number, "image": data_url(frame.image), "ms": round(frame.ms)}
 
         return _in_words(answer, {"number": request.get("number", 0) if isinstance(request, dict) else 0})
@@ -225,8 +232,8 @@ class _Desk:
             raise gr.Error(str(error), print_exception=False) from error
 
     def _made(self, wanted: _Wanted) -> Image.Image:
-        painting, settled = wanted
-        return self._painter.render(painting) if settled is None else self._painter.draft(painting, settled)
+        painting, settled, share = wanted
+        return self._painter.render(painting) if settled is None else self._painter.draft(painting, settled, share)
 
     def _settle(self, session: str, painting: Painting) -> None:
         """Remember what ``session`` sees, for drafts to begin from; of the last sessions only."""

@@ -159,12 +159,14 @@ class Easel:
         return self.painting()["layers"]
 
     def pixels(self) -> np.ndarray:
-        """The picture on the screen: [height, width, 3] of 0..255."""
+        """The picture on the screen, scaled to the model's own size: [256, 256, 3] of 0..255."""
         width, height, data = self.page.evaluate(
             """() => {
-                const canvas = document.querySelector(".fb-picture");
-                const { width, height } = canvas;
-                return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
+                const small = Object.assign(document.createElement("canvas"), { width: 256, height: 256 });
+                const context = small.getContext("2d");
+                context.imageSmoothingQuality = "high";
+                context.drawImage(document.querySelector(".fb-picture"), 0, 0, 256, 256);
+                return [256, 256, [...context.getImageData(0, 0, 256, 256).data]];
             }"""
         )
         return np.array(data, np.float32).reshape(height, width, 4)[..., :3]

@@ -142,7 +142,7 @@ class FakePainter:
             elif layer.brush.name not in self.names:
                 raise unknown("concept", layer.brush.name, self.names)
 
-    def draft(self, painting: Painting, settled: Painting) -> Image.Image:
+    def draft(self, painting: Painting, settled: Painting, share: float = 0.5) -> Image.Image:
         """The same picture."""
         return self.render(painting)
 

@@ -33,7 +33,7 @@ async function startPage(root) {
       stage.settle();
       return store.painting;
     },
-    hurried: () => stage.painting,
+    hurried: () => stage.hurried,
     onSent(number) {
       overlay.seal(number, stage.painting);
       mark("sent", number);

@@ -3,7 +3,8 @@
 
 const FADE_MS = 500;
 const SPAN = 1000; // the width of the SVG's own units
-const LINE_POINTS = 8; // of a stroke on one line
+const LINE_POINTS = 6; // of a stroke on one line
+const INK_MS = 40; // strokes are drawn in steps of this, the brush's outline at every move
 
 /** Draws a polyline of fractions of the picture with a round brush of `diameter`, on a canvas `size` wide. */
 function tracePath(context, points, diameter, size) {
@@ -41,6 +42,8 @@ function makeOverlay(svg, maskCanvas, ring) {
   const ink = svgElement("g", "fb-ink", svg);
   let width = svg.clientWidth;
   new ResizeObserver(() => (width = svg.clientWidth)).observe(svg);
+  let waiting = []; // points of the last stroke that are not drawn yet
+  let drawn = 0; // when something was
   let strokes = []; // {line, last, path, length, diameter, colour, number}; number: the request that carries it
 
   const placed = ({ x, y }) => `${(x * SPAN).toFixed(1)},${(y * SPAN).toFixed(1)}`;
@@ -53,6 +56,22 @@ function makeOverlay(svg, maskCanvas, ring) {
     const stroke = { line, last: point, diameter, colour, number: null, path: `${placed(point)} ${placed(point)}`, length: 1 };
     line.setAttribute("points", stroke.path);
     strokes.push(stroke);
+  }
+
+  /** Draws what waits of the stroke under the pointer. */
+  function draw() {
+    let stroke = strokes.at(-1);
+    if (!stroke || !waiting.length) return;
+    drawn = performance.now();
+    if (stroke.length > LINE_POINTS) {
+      lay(stroke.last, stroke.diameter, stroke.colour);
+      stroke = strokes.at(-1);
+    }
+    stroke.last = waiting.at(-1);
+    stroke.length += waiting.length;
+    stroke.path += ` ${waiting.map(placed).join(" ")}`;
+    stroke.line.setAttribute("points", stroke.path);
+    waiting = [];
   }
 
   moveCursor(null);
@@ -68,21 +87,17 @@ function makeOverlay(svg, maskCanvas, ring) {
 
   return {
     moveCursor,
-    begin: lay,
+    begin(point, diameter, colour) {
+      draw();
+      lay(point, diameter, colour);
+    },
     extend(points) {
-      let stroke = strokes.at(-1);
-      if (!stroke) return;
-      if (stroke.length > LINE_POINTS) {
-        lay(stroke.last, stroke.diameter, stroke.colour);
-        stroke = strokes.at(-1);
-      }
-      stroke.last = points.at(-1);
-      stroke.length += points.length;
-      stroke.path += ` ${points.map(placed).join(" ")}`;
-      stroke.line.setAttribute("points", stroke.path);
+      waiting.push(...points);
+      if (performance.now() - drawn > INK_MS) draw();
     },
     /** What has been stroked so far travels with request `number`; `going` if the pointer is still down. */
     seal(number, going) {
+      draw();
       const last = strokes.at(-1);
       for (const stroke of strokes) stroke.number ??= number;
       if (going && last) lay(last.last, last.diameter, last.colour);
@@ -99,6 +114,7 @@ function makeOverlay(svg, maskCanvas, ring) {
     },
     /** Forgets the strokes that never reached the server: the stroke was cancelled. */
     forget() {
+      waiting = [];
       for (const { line, number } of strokes) if (number === null) line.remove();
       strokes = strokes.filter((stroke) => stroke.number !== null);
     },

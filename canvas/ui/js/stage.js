@@ -3,14 +3,25 @@
 const CROSSFADE_MS = 140;
 const MIN_STEP = 0.002; // of the picture's width: a pointer that moved less has not moved
 const KEY_STEP = 0.02;
+const REST_MS = 150; // a pointer that has not moved for so long rests
 
 function makePicture(canvas) {
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { alpha: false });
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let last = null;
   let turn = 0;
 
+  /** As many pixels as the screen shows: scaled once a picture, not whenever something moves above it. */
+  function fit() {
+    const side = Math.round(canvas.clientWidth * devicePixelRatio);
+    if (!side || canvas.width === side) return;
+    canvas.width = canvas.height = side;
+    if (last) paint(last, null, 1);
+  }
+  new ResizeObserver(fit).observe(canvas);
+
   function paint(image, from, share) {
+    context.imageSmoothingQuality = "high"; // which a canvas forgets when its size is set
     if (from) {
       context.globalAlpha = 1;
       context.drawImage(from, 0, 0, canvas.width, canvas.height);
@@ -29,10 +40,6 @@ function makePicture(canvas) {
       const mine = ++turn;
       const from = last;
       last = image;
-      if (canvas.width !== image.naturalWidth || canvas.height !== image.naturalHeight) {
-        canvas.width = image.naturalWidth;
-        canvas.height = image.naturalHeight;
-      }
       const start = performance.now();
       const step = (now) => {
         if (mine !== turn) return;
@@ -67,6 +74,8 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   const rasterise = makeRaster();
   let stroke = null; // {pointer, points, diameter, rub, id, base}
   let ahead = false; // whether the stroke is longer than what of it is in the painting
+  let moved = 0; // when the stroke last grew
+  let resting = 0;
   let keyPoint = { x: 0.5, y: 0.5 };
 
   function pointOf(event) {
@@ -116,6 +125,9 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
 
   function grown() {
     ahead = true;
+    moved = performance.now();
+    clearTimeout(resting);
+    resting = setTimeout(onPaint, REST_MS); // what was drafted is finished
     onPaint();
   }
 
@@ -132,6 +144,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   function end() {
     if (!stroke) return;
     settle();
+    clearTimeout(resting);
     stroke = null;
     store.commit();
     onPaint();
@@ -140,6 +153,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   /** Takes the stroke under the pointer back; says whether there was one. */
   function cancel() {
     if (!stroke) return false;
+    clearTimeout(resting);
     stroke = null;
     ahead = false;
     overlay.forget();
@@ -213,6 +227,10 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
     colourOf,
     get painting() {
       return stroke !== null;
+    },
+    /** Whether the pointer paints and moves: drafts will do. */
+    get hurried() {
+      return stroke !== null && performance.now() - moved < REST_MS;
     },
   };
 }
