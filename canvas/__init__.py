@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from canvas.files import load, save
 from canvas.history import History
 from canvas.masks import Mask
 from canvas.painting import Brush, Layer, Painting
@@ -15,7 +16,7 @@ from sae.errors import FeaturebrushError
 if TYPE_CHECKING:
     from canvas.painter import Painter
 
-__all__ = ["Brush", "FeaturebrushError", "History", "Layer", "Mask", "Painter", "Painting"]
+__all__ = ["Brush", "FeaturebrushError", "History", "Layer", "Mask", "Painter", "Painting", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:

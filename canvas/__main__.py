@@ -1,4 +1,4 @@
-"""``python -m canvas``: measure what painting does."""
+"""``python -m canvas``: measure what painting does; paint the gallery."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     pictures.add_argument("--count", type=int, default=200, help="captions, one picture each")
     pictures.add_argument("--slow-steps", type=int, default=25, help="sampling steps to compare the model's own with")
     pictures.add_argument("--out", type=Path, default=Path("runs/pictures.json"))
+    gallery = commands.add_parser("gallery", help="paint the model's example paintings again")
+    gallery.add_argument("--model", default="storybook")
     return top
 
 
@@ -40,11 +42,24 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if it worked, 2 if something given cannot be used, which is said on stderr."""
     options = parser().parse_args(arguments)
     try:
-        run_paint(options) if options.bench == "paint" else run_pictures(options)
+        if options.command == "gallery":
+            paint_gallery(options.model)
+        else:
+            run_paint(options) if options.bench == "paint" else run_pictures(options)
     except FeaturebrushError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def paint_gallery(model: str) -> None:
+    from canvas import gallery
+    from canvas.painter import Painter
+
+    painter = Painter.load(model)
+    if painter.folder is None:
+        raise FeaturebrushError(f"{model!r} has no folder to write a gallery into")
+    gallery.write(painter.folder, painter.render)
 
 
 def reader_folder(painter: Painter) -> Path:

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from canvas import compiled, models
+from canvas import compiled, gallery, models
 from canvas.concepts import Concept, ConceptNames, Feature, read_features
 from canvas.engine import Engine, Plan, Recent
 from canvas.feature_map import FeatureMap, read_feature_map
+from canvas.gallery import Example
 from canvas.inspection import Inspection, SeenFeature
 from canvas.masks import Mask
 from canvas.painting import Brush, Painting
@@ -120,6 +121,15 @@ class Painter:
         if block not in self._maps:
             self._maps[block] = read_feature_map(self._model.sae_folders[block], sae.cfg.n_features)
         return self._maps[block]
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The example paintings that come with the model."""
+        return self._examples
+
+    @cached_property
+    def _examples(self) -> tuple[Example, ...]:
+        return () if self._model.folder is None else gallery.read(self._model.folder)
 
     @property
     def folder(self) -> Path | None:

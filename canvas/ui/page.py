@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, Protocol
 
 import gradio as gr
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from canvas import files
+from canvas.gallery import Example
 from canvas.painting import Painting
 from canvas.ui import atlas
 from canvas.ui.session import Studio
@@ -34,10 +35,10 @@ log = logging.getLogger("featurebrush.ui")
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("values", "store", "net", "overlay", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map", "inspect"),
-    *("layers", "settings", "main"),
+    *("layers", "settings", "files", "main"),
 )
 """The files of ``js/`` in the order in which they are joined to one function body."""
-STYLES = ("page", "atlas")
+STYLES = ("page", "atlas", "files")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8
@@ -59,6 +60,9 @@ class PainterLike(atlas.AtlasLike, Protocol):
 
     @property
     def concepts(self) -> tuple[Any, ...]: ...
+
+    @property
+    def examples(self) -> tuple[Example, ...]: ...
 
     def render(self, painting: Painting) -> Image.Image: ...
 
@@ -158,7 +162,16 @@ class _Desk:
         def inspect(request: dict[str, Any]) -> dict[str, Any]:
             return self.inspect(request)
 
-        return [start, frame, png, features, inspect]
+        def read(request: dict[str, Any]) -> dict[str, Any]:
+            return self.read(request)
+
+        def share(request: dict[str, Any]) -> dict[str, Any]:
+            return self.share(request)
+
+        def gallery(request: dict[str, Any]) -> dict[str, Any]:
+            return self.gallery(request)
+
+        return [start, frame, png, features, inspect, read, share, gallery]
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """``{session, painting?}``: the palette, and the first frame of the saved painting or of the opening one."""
@@ -199,9 +212,45 @@ class _Desk:
         def answer() -> dict[str, Any]:
             painting = self._painting(request["painting"])
             image = self._studio.always(_Wanted(painting)).image
-            info = PngInfo()
-            info.add_text("featurebrush", painting.to_json())
-            return {"image": data_url(image, "PNG", pnginfo=info)}
+            return {"image": _url("image/png", files.to_png(painting, image))}
+
+        return _in_words(answer, {})
+
+    def read(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{file}``: a JSON or PNG file in base64, or ``{link}``: the painting that it carries, as JSON."""
+
+        def answer() -> dict[str, Any]:
+            if "link" in request:
+                painting = files.from_link(request["link"])
+            else:
+                painting = files.from_bytes(base64.b64decode(request["file"]))
+            self._painter.check(painting)
+            return {"painting": painting.to_json()}
+
+        return _in_words(answer, {})
+
+    def share(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{painting, page}``: a ``link`` to it at that address, or why there is none, and Python ``code``."""
+
+        def answer() -> dict[str, Any]:
+            painting = self._painting(request["painting"])
+            found = {"code": files.to_code(painting)}
+            try:
+                return {**found, "link": files.to_link(painting, request["page"])}
+            except FeaturebrushError as error:
+                return {**found, "no_link": str(error)}
+
+        return _in_words(answer, {})
+
+    def gallery(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{}``: the example paintings, each with its name and a picture."""
+
+        def answer() -> dict[str, Any]:
+            examples = [
+                {"name": example.name, "painting": example.painting.to_json(), "image": data_url(example.thumbnail)}
+                for example in self._painter.examples
+            ]
+            return {"examples": examples}
 
         return _in_words(answer, {})
 
@@ -296,7 +345,11 @@ def data_url(image: Image.Image, kind: str = "JPEG", **options: Any) -> str:
     if kind == "JPEG":
         options = {"quality": 95, "subsampling": 0, **options}
     image.save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return _url(f"image/{kind.lower()}", file.getvalue())
+
+
+def _url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def template() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -200,7 +201,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Easel]]:
                 easel.complaints.append(message.text)
 
         def on_request(request: Any) -> None:
-            if not request.url.startswith((url.split("?")[0], "data:", "blob:")):
+            if not request.url.startswith((re.split("[?#]", url)[0], "data:", "blob:")):
                 easel.complaints.append(f"request to {request.url}")
 
         if quiet:

@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw
 
 from canvas.concepts import Feature
 from canvas.feature_map import FeatureMap
+from canvas.gallery import Example
 from canvas.inspection import SeenFeature
+from canvas.masks import Mask
 from canvas.painting import Brush, Painting
 from sae.errors import FeaturebrushError, unknown
 
@@ -141,6 +143,15 @@ class FakePainter:
                     raise FeaturebrushError(f"unknown feature {layer.brush.features[0][0]}")
             elif layer.brush.name not in self.names:
                 raise unknown("concept", layer.brush.name, self.names)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Three paintings of one disc each."""
+        paintings = {name: Painting(seed=9).paint(name, Mask.disc(0.5, 0.5, 0.2)) for name in ("castle", "moon", "sea")}
+        return tuple(
+            Example(f"The {name}", painting, self.render(painting).resize((160, 160)))
+            for name, painting in paintings.items()
+        )
 
     def draft(self, painting: Painting, settled: Painting, share: float = 0.5) -> Image.Image:
         """The same picture."""

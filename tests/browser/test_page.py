@@ -309,7 +309,8 @@ def test_the_download_is_a_png_that_carries_the_painting(easel: Any, tmp_path: P
     easel.stroke(*SKY)
     easel.wait()
     with easel.page.expect_download() as download:
-        easel.page.click("[data-do=download]")
+        easel.page.click("[data-do=file]")
+        easel.page.click("[data-file=download]")
     assert download.value.suggested_filename == "featurebrush-7.png"
     file = tmp_path / "picture.png"
     download.value.save_as(file)

@@ -145,20 +145,16 @@ async function startPage(root) {
     change();
   }
 
-  async function download() {
-    const answer = await answerOf(server.png({ session, painting: await toJson(store.painting) }));
-    if (!answer?.image) {
-      status.say(TEXT.error_download.replace("{why}", answer?.error ?? TEXT.error_no_answer));
-      return;
-    }
-    const link = document.createElement("a");
-    link.href = answer.image;
-    link.download = `featurebrush-${store.painting.seed}.png`;
-    link.click();
+  /** Shows the painting of a JSON text, as one step of the history. */
+  async function load(text) {
+    stage.cancel();
+    store.commit(await fromJson(text));
+    change();
   }
 
+  const files = makeFiles({ root, server, session, store, status, onOpen: load });
   find("[data-do=map]").addEventListener("click", () => map.open());
-  const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear, download };
+  const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear };
   for (const [name, act] of Object.entries(actions)) find(`[data-do=${name}]`).addEventListener("click", act);
 
   function onKey(event) {
@@ -171,9 +167,10 @@ async function startPage(root) {
     const key = event.key.toLowerCase();
     if (event.ctrlKey || event.metaKey) {
       const step = { z: event.shiftKey ? store.redo : store.undo, y: store.redo }[key];
-      if (!step || typing) return;
+      const act = { s: files.save, o: files.open, e: files.download }[key] ?? (step && !typing && (() => travel(step)));
+      if (!act) return;
       event.preventDefault();
-      travel(step);
+      act();
       return;
     }
     if (typing || event.altKey) return;
@@ -186,6 +183,7 @@ async function startPage(root) {
       e: () => tools.choose("rub"),
       i: () => tools.choose(store.tool.inspect ? store.tool.mode : "inspect"),
       m: () => map.open(),
+      g: files.gallery,
       f: hand.star,
       escape: () => stage.cancel() || inspect.release(),
     }[key];
@@ -208,6 +206,7 @@ async function startPage(root) {
     await picture.show(opened.image);
     status.show("ready", { ms: opened.ms, fps: 0 });
   }
+  await files.openLink();
   root.dataset.ready = "yes";
 
   window.featurebrush = {
@@ -215,11 +214,7 @@ async function startPage(root) {
     painting: () => store.painting,
     /** The painting's JSON, as Python reads it. */
     json: () => toJson(store.painting),
-    /** Shows the painting of a JSON text, as one step of the history. */
-    async load(text) {
-      store.commit(await fromJson(text));
-      change();
-    },
+    load,
     pick: palette.pick,
     /** Where a feature stands in the open map, on the screen. */
     mapSpot: map.spot,

@@ -1,7 +1,7 @@
 // The brush's toolbar, the prompt and the seed.
 
 const TYPING_MS = 500;
-const SEED_MAX = 2 ** 32 - 1;
+const SEED_MAX = 2n ** 63n - 1n;
 const SEED_ROLL = 1000000;
 
 /** Moves a slider and tells the style sheet how far it is filled. */
@@ -83,7 +83,9 @@ function makeSettings({ root, store, onChange }) {
     onChange();
   });
 
-  function setSeed(value) {
+  /** `value`: a whole number of any size. */
+  function setSeed(number) {
+    const value = String(number < 0n ? 0n : number > SEED_MAX ? SEED_MAX : number);
     if (value !== store.painting.seed) {
       store.commit({ ...store.painting, seed: value });
       onChange();
@@ -93,16 +95,16 @@ function makeSettings({ root, store, onChange }) {
 
   seed.addEventListener("change", () => {
     const digits = seed.value.replace(/\D/g, "");
-    setSeed(digits ? Math.min(SEED_MAX, Number(digits)) : store.painting.seed);
+    setSeed(BigInt(digits || store.painting.seed));
   });
   seed.addEventListener("keydown", (event) => {
     if (event.key === "Enter") seed.blur();
-    const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    const step = { ArrowUp: 1n, ArrowDown: -1n }[event.key];
     if (!step) return;
     event.preventDefault();
-    setSeed(Math.min(SEED_MAX, Math.max(0, store.painting.seed + step)));
+    setSeed(BigInt(store.painting.seed) + step);
   });
-  roll.addEventListener("click", () => setSeed(Math.floor(Math.random() * SEED_ROLL)));
+  roll.addEventListener("click", () => setSeed(BigInt(Math.floor(Math.random() * SEED_ROLL))));
   lock.addEventListener("click", () => store.setTool({ seedLocked: !store.tool.seedLocked }));
 
   function refresh() {

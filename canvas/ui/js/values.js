@@ -76,17 +76,21 @@ function brushName(brush) {
 
 const titled = (name) => name.charAt(0).toUpperCase() + name.slice(1);
 
+// Seeds are texts of digits: JavaScript's numbers would round what Python's can be.
+
 async function toJson(painting) {
   const layers = painting.layers.map(async ({ name, brush, mask, strength, mode, steps, visible, locked }) => ({
     name, brush, mask: await packMask(mask), strength, mode, steps, visible, locked,
   }));
   const { model, prompt, seed, steps, guidance, keep } = painting;
   const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance, keep };
-  return JSON.stringify({ ...document, layers: await Promise.all(layers) });
+  const text = JSON.stringify({ ...document, seed: 0, layers: await Promise.all(layers) });
+  return text.replace('"seed":0', `"seed":${seed}`);
 }
 
 async function fromJson(text) {
-  const { model, prompt, seed, steps = null, guidance = null, keep = true, layers = [] } = JSON.parse(text);
+  const seed = text.match(/"seed"\s*:\s*(\d+)/)?.[1] ?? "0";
+  const { model, prompt, steps = null, guidance = null, keep = true, layers = [] } = JSON.parse(text);
   const made = layers.map(async (layer) => makeLayer({ ...layer, mask: await unpackMask(layer.mask) }));
   return { model, prompt, seed, steps, guidance, keep, layers: await Promise.all(made) };
 }
