@@ -7,8 +7,9 @@ import binascii
 import io
 import zlib
 from pathlib import Path
+from typing import cast
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from canvas.painting import Painting
@@ -22,6 +23,7 @@ LINK_LIMIT = 16_000
 """Characters of a link's painting: what browsers and most places to paste a link into still take."""
 MAX_JSON = 2**23
 """Bytes of a painting's JSON, unpacked: more than 256 layers ever need."""
+PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_JSON)  # Pillow's own is 1 MiB
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -49,10 +51,9 @@ def from_bytes(data: bytes) -> Painting:
 def _png_text(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            assert isinstance(image, PngImageFile)
-            text = image.info.get(CHUNK)
+            text = cast(PngImageFile, image).text.get(CHUNK)  # behind the pixels too, where other programs put it
     except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
-        raise FeaturebrushError(f"this PNG cannot be read: {error}") from error
+        raise FeaturebrushError("this PNG cannot be read: it is damaged or too large") from error
     if not isinstance(text, str):
         raise FeaturebrushError("this PNG carries no painting: only one that Featurebrush saved does")
     return text

@@ -261,6 +261,26 @@ class Painting:
         rest = self.layers[:i] + self.layers[i + 1 :]
         return self.replace(layers=(*rest[:j], self.layers[i], *rest[j:]))
 
+    def duplicated_layer(self, i: int) -> Painting:
+        """With a copy of layer ``i`` right above it, unlocked."""
+        i = self._layer_index(i)
+        return self.replace(layers=(*self.layers[: i + 1], self.layers[i].replace(locked=False), *self.layers[i + 1 :]))
+
+    def merged_layer(self, i: int) -> Painting:
+        """With layer ``i`` and the one below it as one, which has the lower one's name and covers what either does.
+
+        Raises ``FeaturebrushError`` unless both have the same brush, mode, strength, steps and visibility.
+        """
+        i = self._layer_index(i)
+        if i == 0:
+            raise FeaturebrushError("there is no layer below layer 0 to merge with")
+        below, layer = self.layers[i - 1 : i + 1]
+        for field in ("brush", "mode", "strength", "steps", "visible"):
+            one, other = getattr(below, field), getattr(layer, field)
+            if one != other:
+                raise FeaturebrushError(f"layers {i - 1} and {i} cannot be merged: their {field} is {one} and {other}")
+        return self.with_layer(i - 1, mask=below.mask | layer.mask).without_layer(i)
+
     def replace(self, **fields: Any) -> Painting:
         """With other values in the named fields."""
         return _replaced(self, fields)

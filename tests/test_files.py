@@ -62,6 +62,19 @@ def test_the_png_is_the_picture(tmp_path: Path) -> None:
     assert files.load(path) == painting
 
 
+def test_a_png_carries_a_painting_of_many_layers_wherever_its_text_stands() -> None:
+    noise = np.random.default_rng(0)
+    painting = Painting()
+    for _ in range(60):
+        painting = painting.paint("castle", Mask.from_array(noise.integers(0, 256, (128, 128), dtype=np.uint8)))
+    data = files.to_png(painting, PICTURE)
+    assert len(painting.to_json()) > 2**20 and files.from_bytes(data) == painting
+    start = data.index(b"zTXt") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    behind = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert files.from_bytes(behind) == painting
+
+
 def test_json_files_come_back(tmp_path: Path) -> None:
     painting = Painting(seed=2**62).paint("moon", Mask.full())
     files.save(painting, tmp_path / "a.json")

@@ -258,3 +258,41 @@ def test_any_text_raises_only_our_error(text: Any) -> None:
 def test_values_need_no_torch() -> None:
     code = "import sys, canvas; canvas.Painting().to_json(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.lists(st.sampled_from(["castle", "moon"]), min_size=1, max_size=5), st.data())
+def test_a_duplicated_layer_merges_to_what_was_there(brushes: list[str], data: st.DataObject) -> None:
+    painting = Painting(layers=tuple(Layer(brush, Mask.disc(0.2 * k, 0.5, 0.1)) for k, brush in enumerate(brushes)))
+    i = data.draw(st.integers(0, len(brushes) - 1))
+    twice = painting.duplicated_layer(i)
+    assert len(twice.layers) == len(brushes) + 1 and twice.layers[i] == twice.layers[i + 1]
+    assert twice.without_layer(i + 1) == painting == twice.merged_layer(i + 1)
+
+
+def test_merged_layers_cover_what_either_did() -> None:
+    one, other = Mask.disc(0.3, 0.5, 0.1), Mask.disc(0.7, 0.5, 0.1)
+    painting = Painting().paint("castle", one, name="mine").paint("castle", other)
+    (layer,) = painting.merged_layer(1).layers
+    assert layer.mask == one | other and layer.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"strength": 2.0}, "strength"),
+        ({"mode": "erase"}, "mode"),
+        ({"brush": "moon"}, "brush"),
+        ({"visible": False}, "visible"),
+    ],
+)
+def test_layers_that_do_not_do_the_same_are_not_merged(changes: dict[str, object], word: str) -> None:
+    painting = Painting().paint("castle", Mask.full()).paint("castle", Mask.full())
+    with pytest.raises(FeaturebrushError, match=word):
+        painting.with_layer(1, **changes).merged_layer(1)
+    with pytest.raises(FeaturebrushError, match="below"):
+        painting.merged_layer(0)
+
+
+def test_a_copy_of_a_locked_layer_is_not_locked() -> None:
+    painting = Painting().paint("castle", Mask.full(), locked=True).duplicated_layer(0)
+    assert [layer.locked for layer in painting.layers] == [True, False]

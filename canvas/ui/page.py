@@ -35,10 +35,10 @@ log = logging.getLogger("featurebrush.ui")
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("values", "store", "net", "overlay", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map", "inspect"),
-    *("layers", "settings", "files", "main"),
+    *("layers", "settings", "files", "keys", "main"),
 )
 """The files of ``js/`` in the order in which they are joined to one function body."""
-STYLES = ("page", "atlas", "files")
+STYLES = ("page", "atlas", "layers", "files")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8

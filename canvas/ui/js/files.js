@@ -2,6 +2,7 @@
 
 const LINK = "#painting=";
 const COPIED_MS = 2500;
+const LARGEST = 2 ** 25; // bytes of a file
 
 /** A menu that its button opens: arrows walk, Enter takes, Escape and a click elsewhere close. */
 function makeMenu(button, list) {
@@ -58,18 +59,20 @@ function makeFiles({ root, server, session, store, status, onOpen }) {
   async function open(request, name) {
     const answer = await ask(server.read(request), TEXT.error_open.replace("{name}", name));
     if (answer) await onOpen(answer.painting);
+    return Boolean(answer);
   }
 
   async function openFile(file) {
-    if (file) await open({ file: base64(new Uint8Array(await file.arrayBuffer())) }, file.name);
+    if (!file) return;
+    if (file.size > LARGEST) status.say(TEXT.error_large.replace("{name}", file.name));
+    else await open({ file: base64(new Uint8Array(await file.arrayBuffer())) }, file.name);
   }
 
   /** Opens the painting of the page's address, if there is one, and takes it out of there. */
   async function openLink() {
     if (!location.hash.startsWith(LINK)) return;
-    const link = location.hash;
-    history.replaceState(null, "", location.pathname + location.search);
-    await open({ link }, TEXT.link);
+    const opened = await open({ link: location.hash }, TEXT.link);
+    if (opened) history.replaceState(null, "", location.pathname + location.search);
   }
 
   async function save() {
@@ -130,12 +133,13 @@ function makeFiles({ root, server, session, store, status, onOpen }) {
   async function showGallery() {
     gallery.showModal();
     if (hung) return;
+    hung = true;
     const answer = await ask(server.gallery({}), TEXT.error_gallery);
     if (!answer) {
+      hung = false;
       gallery.close();
       return;
     }
-    hung = true;
     gallery.querySelector("p").textContent = answer.examples.length ? "" : TEXT.gallery_none;
     for (const { name, painting, image } of answer.examples) {
       const button = document.createElement("button");

@@ -15,7 +15,7 @@ async function startPage(root) {
   const opened = await open(session, status);
   const painting = await fromJson(opened.painting);
   const { strength, size } = opened;
-  const tool = { brush: null, mode: "add", rub: false, strength, size, seedLocked: false };
+  const tool = { brush: null, mode: "add", rub: false, move: false, strength, size, seedLocked: false };
   const store = makeStore(painting, tool);
   store.concepts = opened.concepts;
 
@@ -23,7 +23,8 @@ async function startPage(root) {
   const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"), find(".fb-ring"));
   const stage = makeStage({
     easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse,
-    onInspect: (x, y, pressed) => inspect.at(x, y, pressed),
+    onInspect: (x, y, pressed) => inspect.at(x, y, pressed), onMask: (layer) => peek(layer.id),
+    isLocked: (layer) => layers.refused(layer),
   });
   let shown = 0;
   const net = makeNet({
@@ -60,10 +61,10 @@ async function startPage(root) {
     paintingJson: () => toJson(store.painting),
   });
   const tools = makeTools({ root: find(".fb-tools"), store });
-  makeSettings({ root: find(".fb-side"), store, onChange: change });
-  makeLayers({
+  const settings = makeSettings({ root: find(".fb-side"), store, onChange: change });
+  const layers = makeLayers({
     root: find(".fb-side"), store, iconOf: palette.iconOf, colourOf: stage.colourOf, onChange: change, onHover: peek,
-    nameOf,
+    nameOf, say: status.say,
   });
 
   /** The features' labels are there: what shows a feature calls it by its name from now on. */
@@ -81,7 +82,7 @@ async function startPage(root) {
   /** Takes a brush in hand: from now on strokes make a layer of it, unless one is active already. */
   function hold(brush) {
     if (store.active && !sameBrush(store.active.brush, brush)) store.activeId = null;
-    store.setTool({ brush, rub: false, inspect: false });
+    store.setTool({ brush, rub: false, inspect: false, move: false });
     palette.remember(brush);
   }
 
@@ -90,14 +91,14 @@ async function startPage(root) {
   }
 
   function refuse() {
-    const wanted = store.tool.rub ? find(".fb-guide") : find(".fb-concepts");
+    const wanted = store.tool.rub || store.tool.move ? find(".fb-guide") : find(".fb-concepts");
     wanted.classList.remove("fb-nudge");
     void wanted.offsetWidth; // restarts the animation
     wanted.classList.add("fb-nudge");
   }
 
   function peek(id) {
-    const layer = layerOf(store.painting, id) ?? (store.tool.rub ? store.active : null);
+    const layer = layerOf(store.painting, id) ?? (store.tool.rub || store.tool.move ? store.active : null);
     overlay.showMask(layer?.mask ?? null, layer ? stage.colourOf(layer.brush) : "");
   }
 
@@ -115,21 +116,22 @@ async function startPage(root) {
     find("[data-do=undo]").disabled = !store.canUndo;
     find("[data-do=redo]").disabled = !store.canRedo;
     find("[data-do=clear]").disabled = store.painting.layers.length === 0;
-    root.dataset.hand = store.tool.inspect ? "inspect" : store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
+    root.dataset.hand = store.tool.inspect ? "inspect" : store.tool.move ? "move" : store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
     guide();
-    if (store.tool.rub || what === "tool") peek(null);
+    if (store.tool.rub || store.tool.move || what === "tool") peek(null);
     clearTimeout(keeping);
     keeping = setTimeout(keep, 400);
   }
 
   function guide() {
-    const { brush, mode, rub, inspect: looking } = store.tool;
+    const { brush, mode, rub, move, inspect: looking } = store.tool;
     const { active } = store;
     let text = narrow.matches ? TEXT.hint_narrow : TEXT.hint;
     if (looking) text = TEXT.guide_inspect;
+    else if (move) text = active ? TEXT.guide_move : TEXT.guide_move_none;
     else if (rub) text = active ? TEXT.guide_rub : TEXT.guide_rub_none;
     else if (brush) text = mode === "erase" ? TEXT.guide_remove : TEXT.guide_paint;
-    const name = nameOf(rub ? active?.brush : brush);
+    const name = nameOf(rub || move ? active?.brush : brush);
     find(".fb-guide").textContent = text.replace("{name}", name.toLowerCase());
   }
 
@@ -157,41 +159,38 @@ async function startPage(root) {
   const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear };
   for (const [name, act] of Object.entries(actions)) find(`[data-do=${name}]`).addEventListener("click", act);
 
-  function onKey(event) {
-    if (!root.isConnected) {
-      document.removeEventListener("keydown", onKey);
-      return;
-    }
-    if (event.target.closest?.("dialog")) return; // it has keys of its own
-    const typing = event.target.closest?.("textarea, input:not([type=range])");
-    const key = event.key.toLowerCase();
-    if (event.ctrlKey || event.metaKey) {
-      const step = { z: event.shiftKey ? store.redo : store.undo, y: store.redo }[key];
-      const act = { s: files.save, o: files.open, e: files.download }[key] ?? (step && !typing && (() => travel(step)));
-      if (!act) return;
-      event.preventDefault();
-      act();
-      return;
-    }
-    if (typing || event.altKey) return;
-    const act = {
-      "[": () => tools.resize(-1),
-      "]": () => tools.resize(1),
-      "/": () => palette.search.focus(),
-      b: () => tools.choose("add"),
-      x: () => tools.choose("erase"),
-      e: () => tools.choose("rub"),
-      i: () => tools.choose(store.tool.inspect ? store.tool.mode : "inspect"),
-      m: () => map.open(),
-      g: files.gallery,
-      f: hand.star,
-      escape: () => stage.cancel() || inspect.release(),
-    }[key];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  }
-  document.addEventListener("keydown", onKey);
+  const keys = makeKeys({
+    root,
+    actions: {
+      key_paint: () => tools.choose("add"),
+      key_remove: () => tools.choose("erase"),
+      key_rub: () => tools.choose("rub"),
+      key_move: () => tools.choose("move"),
+      key_inspect: () => tools.choose(store.tool.inspect ? store.tool.mode : "inspect"),
+      key_smaller: () => tools.resize(-1),
+      key_larger: () => tools.resize(1),
+      key_cancel: () => stage.cancel() || inspect.release(),
+      key_roll: settings.roll,
+      key_search: () => palette.search.focus(),
+      key_map: () => map.open(),
+      key_star: hand.star,
+      key_raise: layers.ofActive("raise"),
+      key_lower: layers.ofActive("lower"),
+      key_duplicate: layers.ofActive("duplicate"),
+      key_merge: layers.ofActive("merge"),
+      key_hide: layers.ofActive("hide"),
+      key_lock: layers.ofActive("lock"),
+      key_rename: layers.ofActive("rename"),
+      key_delete: layers.ofActive("remove"),
+      key_undo: actions.undo,
+      key_redo: actions.redo,
+      key_open: files.open,
+      key_save: files.save,
+      key_export: files.download,
+      key_gallery: files.gallery,
+    },
+  });
+  find("[data-do=help]").addEventListener("click", keys.help);
   narrow.addEventListener("change", guide);
 
   store.listen(refresh);
@@ -216,6 +215,8 @@ async function startPage(root) {
     json: () => toJson(store.painting),
     load,
     pick: palette.pick,
+    /** The mask of a layer moved by fractions of the picture. */
+    shifted: (place, dx, dy) => [...shiftedMask(store.painting.layers[place].mask, dx, dy).data],
     /** Where a feature stands in the open map, on the screen. */
     mapSpot: map.spot,
     tool: () => ({ ...store.tool, active: store.activeId }),

@@ -17,9 +17,8 @@ function makeTools({ root, store }) {
   const strength = root.querySelector("[data-set=strength]");
 
   function choose(tool) {
-    if (tool === "rub") store.setTool({ rub: true, inspect: false });
-    else if (tool === "inspect") store.setTool({ rub: false, inspect: true });
-    else store.setTool({ rub: false, inspect: false, mode: tool });
+    const other = { rub: false, inspect: false, move: false };
+    store.setTool(tool in other ? { ...other, [tool]: true } : { ...other, mode: tool });
   }
 
   for (const button of tools) button.addEventListener("click", () => choose(button.dataset.tool));
@@ -27,8 +26,8 @@ function makeTools({ root, store }) {
   strength.addEventListener("input", () => store.setTool({ strength: Number(strength.value) }));
 
   function refresh() {
-    const { rub, inspect, mode, size: diameter, strength: much } = store.tool;
-    const held = inspect ? "inspect" : rub ? "rub" : mode;
+    const { rub, inspect, move, mode, size: diameter, strength: much } = store.tool;
+    const held = inspect ? "inspect" : move ? "move" : rub ? "rub" : mode;
     for (const button of tools) button.setAttribute("aria-pressed", String(button.dataset.tool === held));
     setRange(size, Math.round(100 * diameter));
     size.nextElementSibling.textContent = `${size.value}%`;
@@ -104,7 +103,11 @@ function makeSettings({ root, store, onChange }) {
     event.preventDefault();
     setSeed(BigInt(store.painting.seed) + step);
   });
-  roll.addEventListener("click", () => setSeed(BigInt(Math.floor(Math.random() * SEED_ROLL))));
+  function rollSeed() {
+    if (!store.tool.seedLocked) setSeed(BigInt(Math.floor(Math.random() * SEED_ROLL)));
+  }
+
+  roll.addEventListener("click", rollSeed);
   lock.addEventListener("click", () => store.setTool({ seedLocked: !store.tool.seedLocked }));
 
   function refresh() {
@@ -120,4 +123,5 @@ function makeSettings({ root, store, onChange }) {
 
   store.listen(refresh);
   refresh();
+  return { roll: rollSeed };
 }

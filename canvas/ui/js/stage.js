@@ -69,8 +69,9 @@ function makeRaster() {
 }
 
 /** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed.
+ *  `onMask(layer)` shows where a layer is while it is moved; `isLocked(layer)` says so in words where one is.
  *  While the tool is to inspect, `onInspect(x, y, pressed)` is told the place instead. */
-function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
+function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask, isLocked }) {
   const rasterise = makeRaster();
   let stroke = null; // {pointer, points, diameter, rub, id, base}
   let ahead = false; // whether the stroke is longer than what of it is in the painting
@@ -96,10 +97,16 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   }
 
   function begin(point, pointer) {
-    const { rub, brush, size } = store.tool;
+    const { rub, move, brush, size } = store.tool;
     const active = store.active;
-    if (rub ? !active || active.locked : !brush) {
+    if (rub || move ? !active : !brush) {
       onRefuse();
+      return;
+    }
+    if ((rub || move) && isLocked(active)) return;
+    if (move) {
+      stroke = { pointer, move: true, points: [point], id: active.id, base: active.mask };
+      onMask(active);
       return;
     }
     const layer = rub ? active : target();
@@ -118,6 +125,11 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
       kept.push((last = point));
     }
     if (!kept.length) return;
+    if (stroke.move) {
+      stroke.points[1] = kept.at(-1);
+      grown();
+      return;
+    }
     stroke.points.push(...kept);
     overlay.extend(kept);
     grown();
@@ -135,10 +147,21 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   function settle() {
     if (!stroke || !ahead) return;
     ahead = false;
-    const { points, diameter, rub, id, base } = stroke;
+    const { points, diameter, rub, move, id, base } = stroke;
+    if (move) {
+      const [from, to] = points;
+      nudge(id, base, to.x - from.x, to.y - from.y);
+      return;
+    }
     const drawn = rasterise(points, diameter);
     const mask = rub ? minusOf(base, drawn) : unionOf(base, drawn);
     store.preview(withLayer(store.painting, id, { mask }));
+  }
+
+  /** Shows a layer's mask moved by fractions of the picture. */
+  function nudge(id, base, dx, dy) {
+    store.preview(withLayer(store.painting, id, { mask: shiftedMask(base, dx, dy) }));
+    onMask(layerOf(store.painting, id));
   }
 
   function end() {
@@ -163,7 +186,11 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
   }
 
   function follow(event) {
-    const { size, rub } = store.tool;
+    const { size, rub, move } = store.tool;
+    if (move) {
+      overlay.moveCursor(null);
+      return;
+    }
     const mouse = event && event.pointerType !== "touch";
     overlay.moveCursor(mouse || stroke ? { ...pointOf(event), diameter: size, dashed: rub } : null);
   }
@@ -208,12 +235,21 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect }) {
 
   easel.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (event.target !== easel || event.ctrlKey || event.metaKey || (!move && event.key !== " ")) return;
+    if (event.target !== easel || event.ctrlKey || event.metaKey || event.altKey || (!move && event.key !== " ")) return;
     event.preventDefault();
+    if (move && store.tool.move) {
+      if (!store.active) onRefuse();
+      else if (!isLocked(store.active)) {
+        nudge(store.activeId, store.active.mask, move[0] / MASK, move[1] / MASK);
+        store.commit();
+        onPaint();
+      }
+      return;
+    }
     if (move) {
       const within = (value) => Math.min(1, Math.max(0, value));
       keyPoint = { x: within(keyPoint.x + KEY_STEP * move[0]), y: within(keyPoint.y + KEY_STEP * move[1]) };
-    } else if (!store.tool.inspect) {
+    } else if (!store.tool.inspect && !store.tool.move) {
       begin(keyPoint, null);
       end();
     }

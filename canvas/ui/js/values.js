@@ -50,8 +50,8 @@ let layersMade = 0;
 /** A layer. `id` is the page's own and does not travel. */
 function makeLayer(fields) {
   return Object.freeze({
-    id: ++layersMade, name: "", mask: EMPTY_MASK, strength: 1, mode: "add", steps: [0, 1], visible: true,
-    locked: false, ...fields,
+    name: "", mask: EMPTY_MASK, strength: 1, mode: "add", steps: [0, 1], visible: true, locked: false, ...fields,
+    id: ++layersMade,
   });
 }
 
@@ -61,6 +61,57 @@ const withLayer = (painting, id, changes) => ({
 });
 
 const withoutLayer = (painting, id) => ({ ...painting, layers: painting.layers.filter((layer) => layer.id !== id) });
+
+const placeOf = (painting, id) => painting.layers.findIndex((layer) => layer.id === id);
+
+/** With a layer at another place, from the bottom; the same painting if that is where it is or there is none. */
+function withMoved(painting, id, place) {
+  const from = placeOf(painting, id);
+  if (place === from || place < 0 || place >= painting.layers.length) return painting;
+  const layers = painting.layers.filter((layer) => layer.id !== id);
+  layers.splice(place, 0, painting.layers[from]);
+  return { ...painting, layers };
+}
+
+/** With a copy of a layer right above it. */
+function withDuplicate(painting, id) {
+  const copy = makeLayer({ ...layerOf(painting, id), id: undefined, locked: false });
+  const layers = [...painting.layers];
+  layers.splice(placeOf(painting, id) + 1, 0, copy);
+  return { painting: { ...painting, layers }, copy };
+}
+
+/** Whether two layers do the same, so that one with both masks can stand for them. */
+const mergeable = (a, b) =>
+  sameBrush(a.brush, b.brush) && a.mode === b.mode && a.strength === b.strength && sameBrush(a.steps, b.steps) && a.visible === b.visible;
+
+/** With a layer and the one below it as one. */
+function withMerged(painting, id) {
+  const place = placeOf(painting, id);
+  const below = painting.layers[place - 1];
+  return withoutLayer(withLayer(painting, below.id, { mask: unionOf(below.mask, painting.layers[place].mask) }), id);
+}
+
+/** The mask moved by fractions of the picture, as Python's `Mask.shifted` does it. */
+function shiftedMask(mask, dx, dy) {
+  const slid = (read, pixels) => {
+    const moved = Math.min(Math.max(pixels, -MASK), MASK);
+    const whole = Math.floor(moved);
+    const part = moved - whole;
+    return (i) => (1 - part) * read(i - whole) + part * read(i - whole - 1);
+  };
+  const rows = new Float64Array(MASK * MASK);
+  for (let x = 0; x < MASK; x++) {
+    const at = slid((y) => (y >= 0 && y < MASK ? mask.data[y * MASK + x] : 0), dy * MASK);
+    for (let y = 0; y < MASK; y++) rows[y * MASK + x] = at(y);
+  }
+  const data = new Uint8Array(MASK * MASK);
+  for (let y = 0; y < MASK; y++) {
+    const at = slid((x) => (x >= 0 && x < MASK ? rows[y * MASK + x] : 0), dx * MASK);
+    for (let x = 0; x < MASK; x++) data[y * MASK + x] = Math.round(at(x));
+  }
+  return makeMask(data);
+}
 
 const layerOf = (painting, id) => painting.layers.find((layer) => layer.id === id) ?? null;
 
