@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from canvas.painting import Painting
 from sae.errors import FeaturebrushError
+
+LAYER_BYTES = 512
+
+
+def weight(painting: Painting, beside: Painting) -> int:
+    """About how many bytes ``painting`` takes beside ``beside``, with which it shares the masks that are equal."""
+    own = {layer.mask.data for layer in painting.layers} - {layer.mask.data for layer in beside.layers}
+    return LAYER_BYTES * (1 + len(painting.layers)) + len(painting.prompt) + sum(map(len, own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +28,47 @@ class History:
     """Older paintings, the oldest first."""
     future: tuple[Painting, ...] = ()
     """Paintings that were undone, the next one to redo first."""
-    limit: int = 100
-    """The most steps that can be undone; older ones are forgotten."""
+    limit: int = 128 * 2**20
+    """The most bytes that the past may take, by ``weight``; older steps are forgotten. The newest never is."""
+    _taken: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
-            raise FeaturebrushError(f"a history's limit is a whole number from 1, not {self.limit!r}")
+            raise FeaturebrushError(f"a history's limit is a whole number of bytes from 1, not {self.limit!r}")
         if not isinstance(self.current, Painting):
             raise FeaturebrushError(f"a history holds paintings, not {type(self.current).__name__}")
+        if not self._taken:
+            steps = (*self.past, self.current)
+            object.__setattr__(self, "_taken", sum(map(weight, steps, steps[1:])))
 
     def push(self, p: Painting) -> History:
         """``p`` becomes the current painting and what was undone is forgotten. An equal painting is no step."""
         if p == self.current:
             return self
-        return replace(self, current=p, past=(*self.past, self.current)[-self.limit :], future=())
+        return self._advanced(p, ())
 
     def undo(self) -> History:
         """One step back; at the oldest painting, the same history."""
         if not self.past:
             return self
-        return replace(self, current=self.past[-1], past=self.past[:-1], future=(self.current, *self.future))
+        last = self.past[-1]
+        taken = self._taken - weight(last, self.current)
+        return replace(self, current=last, past=self.past[:-1], future=(self.current, *self.future), _taken=taken)
 
     def redo(self) -> History:
         """One step forward again; where nothing was undone, the same history."""
         if not self.future:
             return self
-        return replace(self, current=self.future[0], past=(*self.past, self.current), future=self.future[1:])
+        return self._advanced(self.future[0], self.future[1:])
+
+    def _advanced(self, p: Painting, future: tuple[Painting, ...]) -> History:
+        steps = (*self.past, self.current, p)
+        taken = self._taken + weight(self.current, p)
+        first = 0
+        while taken > self.limit and first < len(self.past):
+            taken -= weight(steps[first], steps[first + 1])
+            first += 1
+        return replace(self, current=p, past=steps[first:-1], future=future, _taken=taken)
 
     @property
     def can_undo(self) -> bool:

@@ -116,6 +116,11 @@ def test_a_draft_begins_from_what_its_own_session_saw_last(desk: Any, monkeypatc
     assert len(asked) == 1
 
 
+def test_it_says_how_many_others_are_ahead(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk._studio, "ahead", lambda session: {"s": 3}[session])
+    assert desk.queue({"session": "s"}) == {"ahead": 3}
+
+
 @pytest.mark.parametrize(
     ("painting", "words"),
     [

@@ -141,6 +141,22 @@ def test_always_is_overtaken_by_nothing(studio: Studio, slow: Slow) -> None:
     assert sorted(frame.image for frame in results) == ["P0", "P1", "P2", "P3"]
 
 
+def test_it_says_how_many_others_are_ahead(studio: Studio, slow: Slow) -> None:
+    assert studio.ahead("a") == 0
+    answers = [studio.submit("a", "1")]
+    assert slow.started.acquire(timeout=30)
+    answers += [studio.submit(session, session) for session in "bc"]
+    answers.append(studio.submit("a", "2"))
+    assert [studio.ahead(session) for session in "abcz"] == [2, 1, 2, 0], "its own picture is nobody else's"
+    slow.let_go.release()
+    assert slow.started.acquire(timeout=30)
+    assert [studio.ahead(session) for session in "abc"] == [2, 0, 1]
+    for _ in range(3):
+        slow.let_go.release()
+    assert [image(answer) for answer in answers] == ["1", "B", "C", "2"]
+    assert studio.ahead("c") == 0
+
+
 def test_closing_lets_everybody_go(slow: Slow) -> None:
     studio = Studio(slow)
     running = studio.submit("a", "1")

@@ -15,7 +15,7 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -144,7 +144,7 @@ class _Desk:
         self._looks = Studio(lambda look: atlas.seen(painter.inspect(*look)), remember=256)
         self._palette = palette(painter)
 
-    def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
+    def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]]:
         """What the browser calls, as plain functions: Gradio marks them with an attribute, not for methods."""
 
         def start(request: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +152,9 @@ class _Desk:
 
         def frame(request: dict[str, Any]) -> dict[str, Any]:
             return self.frame(request)
+
+        async def queue(request: dict[str, Any]) -> dict[str, Any]:
+            return self.queue(request)  # async, as Gradio's threads may all be taken by those who wait
 
         def png(request: dict[str, Any]) -> dict[str, Any]:
             return self.png(request)
@@ -171,7 +174,7 @@ class _Desk:
         def gallery(request: dict[str, Any]) -> dict[str, Any]:
             return self.gallery(request)
 
-        return [start, frame, png, features, inspect, read, share, gallery]
+        return [start, frame, queue, png, features, inspect, read, share, gallery]
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """``{session, painting?}``: the palette, and the first frame of the saved painting or of the opening one."""
@@ -205,6 +208,10 @@ class _Desk:
             return {"number": number, "image": data_url(frame.image), "ms": round(frame.ms)}
 
         return _in_words(answer, {"number": request.get("number", 0) if isinstance(request, dict) else 0})
+
+    def queue(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``{session}``: how many others' pictures are made before its own."""
+        return _in_words(lambda: {"ahead": self._studio.ahead(str(request["session"]))}, {})
 
     def png(self, request: dict[str, Any]) -> dict[str, Any]:
         """``{painting}``: its picture without loss, with the painting itself in the PNG's ``featurebrush`` text."""

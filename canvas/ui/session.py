@@ -44,6 +44,7 @@ class Studio:
         self._waiting: OrderedDict[str, _Job] = OrderedDict()
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._served: str | None = None  # the session whose picture is being made
         self._closed = False
 
     def submit(self, session: str, painting: Hashable) -> Future[Frame | None]:
@@ -76,6 +77,14 @@ class Studio:
             raise RuntimeError("the studio is closed")
         return frame
 
+    def ahead(self, session: str) -> int:
+        """How many others' pictures are made before the one that ``session`` waits for; 0 if it waits for none."""
+        with self._change:
+            if session not in self._waiting:
+                return 0
+            before = list(self._waiting).index(session)
+            return before + (self._served not in (None, session))
+
     def close(self) -> None:
         """Drop what waits and end the thread after the picture it works on."""
         with self._change:
@@ -95,10 +104,11 @@ class Studio:
     def _work(self) -> None:
         while True:
             with self._change:
+                self._served = None
                 self._change.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                _, job = self._waiting.popitem(last=False)
+                self._served, job = self._waiting.popitem(last=False)
                 if job.painting in self._known:  # another session asked for the same one meanwhile
                     job.answer.set_result(Frame(self._known[job.painting], 0.0))
                     continue

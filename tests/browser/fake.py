@@ -159,7 +159,7 @@ class FakePainter:
 
     def render(self, painting: Painting) -> Image.Image:
         """A sky and a meadow by seed and prompt, then each layer's colour where its mask is."""
-        time.sleep(self.seconds)
+        time.sleep(20 * self.seconds if "slow" in painting.prompt else self.seconds)
         if "fail" in painting.prompt:
             raise FeaturebrushError("this prompt cannot be painted")
         if "crash" in painting.prompt:

@@ -266,6 +266,7 @@ function makeStatus(find) {
   }
 
   function show(state, detail) {
+    const was = pill.dataset.state;
     pill.dataset.state = state;
     find(".fb-easel").dataset.state = state;
     const words = pill.querySelector("span");
@@ -279,9 +280,11 @@ function makeStatus(find) {
     if (state === "ready") {
       const key = detail.fps ? "status_fps" : detail.ms ? "status_ms" : "status_ready";
       words.textContent = TEXT[key].replace("{fps}", detail.fps.toFixed(1)).replace("{ms}", detail.ms);
-    } else if (state !== "working" || words.textContent === TEXT.starting || !words.textContent) {
+    } else if (state === "waiting") {
+      words.textContent = (detail.ahead === 1 ? TEXT.status_waiting_one : TEXT.status_waiting).replace("{ahead}", detail.ahead);
+    } else if (state !== "working" || was === "waiting" || !/\d/.test(words.textContent)) {
       words.textContent = TEXT[`status_${state}`];
-    } else if (!/\d/.test(words.textContent)) words.textContent = TEXT.status_working;
+    }
   }
 
   return { show, say };

@@ -1,6 +1,7 @@
 // Frames from the server: one request at a time, always the newest painting, and the last one is never lost.
 
 const RETRY_MS = [500, 1000, 2000, 4000];
+const QUEUE_MS = 700; // who waits for longer is told how many are ahead
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -10,10 +11,11 @@ const answerOf = (call) => Promise.resolve(call).then((answer) => answer ?? null
 /**
  * `current()` is the painting now, `hurried()` whether a draft of it will do; `onSent(number)` says that it is on its way, `onFrame({number, image, ms, painting})`
  * that it came back, `onRefused(number)` that it
- * cannot be painted, `onStatus(state, detail)` what there is to say: ready, working, reconnecting, error.
+ * cannot be painted, `onStatus(state, detail)` what there is to say: ready, working, waiting, reconnecting, error.
  */
 function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused, onStatus }) {
   let number = 0;
+  let answered = 0;
   let inFlight = false;
   let changed = false;
   let times = [];
@@ -62,7 +64,10 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
   /** Asks until the server answers; a painting that changed meanwhile goes instead. */
   async function ask(mine, text, painting, draft) {
     for (let attempt = 0; ; attempt++) {
+      const asking = setTimeout(tellQueue, QUEUE_MS, mine);
       const answer = await answerOf(server.frame({ session, number: mine, painting: text, draft }));
+      clearTimeout(asking);
+      answered = mine;
       if (answer) return answer;
       tell("reconnecting");
       await pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]);
@@ -70,6 +75,17 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
         changed = true;
         return null;
       }
+    }
+  }
+
+  /** Says how many are ahead, again and again, until request `mine` is answered. */
+  async function tellQueue(mine) {
+    while (answered !== mine) {
+      const answer = await answerOf(server.queue({ session }));
+      if (answered === mine) return;
+      if (answer?.ahead) tell("waiting", answer);
+      else if (state === "waiting") tell("working");
+      await pause(QUEUE_MS);
     }
   }
 

@@ -1,10 +1,19 @@
 // The one state of the page: the painting with its history, and the tool in hand. Parts of the page listen to it.
 
-const HISTORY = 200;
+const HISTORY_BYTES = 128 * 2 ** 20;
+const LAYER_BYTES = 512;
+
+/** About what a painting takes beside the one after it, which shares its unchanged masks: as Python's `History` counts. */
+function weightOf(painting, next) {
+  const shared = new Set(next.layers.map((layer) => layer.mask));
+  const own = new Set(painting.layers.map((layer) => layer.mask).filter((mask) => !shared.has(mask)));
+  return LAYER_BYTES * (1 + painting.layers.length) + painting.prompt.length + MASK * MASK * own.size;
+}
 
 function makeStore(painting, tool) {
-  const past = [];
-  const future = [];
+  const past = []; // of {painting, weight}, the oldest first
+  const future = []; // of paintings
+  let weight = 0; // of the past
   const listeners = [];
   let settled = painting; // what undo goes back to while a stroke or a slider is on its way
 
@@ -17,11 +26,14 @@ function makeStore(painting, tool) {
     if (!layerOf(next, store.activeId)) store.activeId = null;
   }
 
-  function travel(from, to) {
-    if (!from.length) return;
-    to.push(settled);
-    settled = from.pop();
-    put(settled);
+  /** The painting that is settled becomes the newest of the past, on the way to `next`. */
+  function advance(next) {
+    const step = { painting: settled, weight: weightOf(settled, next) };
+    past.push(step);
+    weight += step.weight;
+    while (weight > HISTORY_BYTES && past.length > 1) weight -= past.shift().weight;
+    settled = next;
+    put(next);
     tell("painting");
   }
 
@@ -41,12 +53,8 @@ function makeStore(painting, tool) {
     /** Makes a painting, or what has been previewed, one step of the history. */
     commit(next = store.painting) {
       if (next === settled) return;
-      past.push(settled);
-      if (past.length > HISTORY) past.shift();
       future.length = 0;
-      settled = next;
-      put(next);
-      tell("painting");
+      advance(next);
     },
 
     /** Takes back what has been previewed since the last step. */
@@ -57,9 +65,17 @@ function makeStore(painting, tool) {
 
     undo() {
       if (store.painting !== settled) store.commit(); // typing or a slider that has not settled is a step too
-      travel(past, future);
+      const step = past.pop();
+      if (!step) return;
+      weight -= step.weight;
+      future.push(settled);
+      settled = step.painting;
+      put(settled);
+      tell("painting");
     },
-    redo: () => travel(future, past),
+    redo() {
+      if (future.length) advance(future.pop());
+    },
     get canUndo() {
       return past.length > 0 || store.painting !== settled;
     },
