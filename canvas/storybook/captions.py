@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from random import Random
 
-from canvas.storybook.vocabulary import CONCEPTS, SYNONYMS
+from canvas.storybook.props import COLORS
+from canvas.storybook.vocabulary import CONCEPTS, STYLES, SYNONYMS, TIMES
 from canvas.storybook.world import Scene, Thing
 
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
@@ -61,7 +62,8 @@ def _plural(noun: str) -> str:
 
 def _noun_phrase(thing: Thing, rng: Random) -> str:
     noun = rng.choice(SYNONYM_NOUNS.get(thing.name, (thing.name,)))
-    color = f"{thing.color} " if thing.color and rng.random() < 0.62 else ""
+    usual = thing.color == COLORS.get(thing.name, ("",))[0]
+    color = f"{thing.color} " if thing.color and (not usual or rng.random() < 0.2) else ""
     if thing.name in ("sun", "moon") and rng.random() < 0.6:
         return f"the {color}{noun}"
     count = 1 if thing.name in SINGLE_ONLY else min(thing.count, 4)
@@ -108,14 +110,14 @@ def caption(scene: Scene, rng: Random) -> str:
     parts = [subject] if subject else []
     if rng.random() < 0.6 or not parts:
         parts.append(rng.choice(PLACES[scene.setting]))
-    if rng.random() < 0.72:
+    if rng.random() < (0.6 if scene.time == TIMES[0] else 0.9):
         parts.append(rng.choice(TIME_WORDS[scene.time]))
     for kind in scene.weather:
         if rng.random() < 0.8:
             parts.append(rng.choice(WEATHER_WORDS[kind]))
     bare = any(part in ("sea", "lake", "river", "meadow", "desert", "mountains", "rain") for part in parts[1:])
     text = ", ".join(parts) if bare or rng.random() < 0.2 else " ".join(parts)
-    if rng.random() < 0.68:
+    if rng.random() < (0.3 if scene.style == STYLES[0] else 1.0):
         style = rng.choice(STYLE_WORDS[scene.style])
         noun = rng.choice(STYLE_NOUNS)
         article = "an" if style[0] in "aeiou" else "a"

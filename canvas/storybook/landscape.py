@@ -41,7 +41,7 @@ def sky(pen: Pen, pal: Palette) -> None:
 
 def stars(pen: Pen, pal: Palette, rng: Random, horizon: float) -> None:
     """A field of stars; its mask is the star and the dark around it, 5 units wide."""
-    x0, x1 = (-10, SIDE + 10) if rng.random() < 0.6 else sorted((rng.uniform(-30, 120), rng.uniform(130, 290)))
+    x0, x1 = (-10, SIDE + 10) if rng.random() < 0.75 else sorted((rng.uniform(-30, 120), rng.uniform(130, 290)))
     with pen.tag("stars", pal.time):
         for _ in range(int((x1 - x0) / 256 * 60)):
             x, y = rng.uniform(x0, x1), rng.uniform(4, horizon * 0.9)
@@ -79,10 +79,10 @@ def moon(pen: Pen, pal: Palette, rng: Random, x: float, y: float, r: float, cres
         pen.fill(disc, color, mix(color, (0.8, 0.75, 0.9), 0.25))
         if not crescent:
             with pen.silent():
-                for _ in range(4):
-                    a, d = rng.uniform(0, math.tau), rng.uniform(0.1, 0.6) * r
+                for k in range(4):
+                    a, d = 1.7 * k, (0.2 + 0.12 * k) * r
                     pen.fill(
-                        ellipse(x + d * math.cos(a), y + d * math.sin(a), r * rng.uniform(0.1, 0.22)),
+                        ellipse(x + d * math.cos(a), y + d * math.sin(a), r * (0.2 - 0.03 * k)),
                         (0.75, 0.7, 0.72),
                         alpha=0.4,
                     )
@@ -97,7 +97,7 @@ def cloud(pen: Pen, pal: Palette, rng: Random, x: float, y: float, w: float, dar
     path, n = skia.Path(), 5
     for i in range(n):
         t = i / (n - 1)
-        r = w * (0.12 + 0.13 * math.sin(math.pi * (0.12 + 0.76 * t))) * rng.uniform(0.85, 1.2)
+        r = w * (0.12 + 0.13 * math.sin(math.pi * (0.12 + 0.76 * t))) * rng.uniform(0.95, 1.12)
         path.addPath(ellipse(x + (t - 0.5) * w * 0.72, y - r * 0.75, r))
     path.addPath(box(x - w * 0.46, y - w * 0.14, x + w * 0.46, y, w * 0.07))
     path = skia.Simplify(path) or path
@@ -118,13 +118,13 @@ def rainbow(pen: Pen, pal: Palette, x: float, y: float, r: float) -> None:
 
 def mountains(pen: Pen, pal: Palette, rng: Random, foot: float, count: int, snowy: bool, haze: float) -> list[tuple[float, float]]:  # fmt: skip
     """A range of peaks standing on ``foot``; returns the peaks' tops."""
-    rock = jitter(rgb(rng.choice(("#7d7f9c", "#8b7f8c", "#6f87a0", "#96836f"))), rng)
-    left_light = rng.random() < 0.5
+    rock = jitter(rgb("#7d7f9c"), rng)
+    left_light = True
     tops = []
     slots = [(i + rng.uniform(0.25, 0.75)) / count for i in range(count)]
     rng.shuffle(slots)
     for slot in slots:
-        x, h = slot * SIDE, rng.uniform(58, 112) * (1.1 if count < 3 else 0.9)
+        x, h = slot * SIDE, rng.uniform(76, 112) * (1.1 if count < 3 else 0.9)
         top, half = foot - h, h * rng.uniform(0.75, 1.05)
         tops.append((x, top))
         jag = [(t + rng.uniform(-0.03, 0.03), rng.uniform(-0.05, 0.05)) for t in (0.25, 0.5, 0.75)]
@@ -148,7 +148,7 @@ def mountains(pen: Pen, pal: Palette, rng: Random, foot: float, count: int, snow
                         alpha=0.85,
                     )
                 if snowy:
-                    depth = h * rng.uniform(0.26, 0.4)
+                    depth = h * 0.33
                     zigzag = [(x + half * (0.62 - 0.2 * i), top + depth * (1.15 if i % 2 else 0.72)) for i in range(7)]
                     with pen.tag("snowcap"):
                         pen.fill(polygon([(x, top - 3), (x + half * 0.7, top + depth), *zigzag, (x - half * 0.7, top + depth)]),
@@ -172,7 +172,7 @@ def hillside(pen: Pen, pal: Palette, rng: Random, ridge: Ridge, color: RGB, haze
         if not marks:
             return
         with pen.silent():
-            for _ in range(34):
+            for _ in range(16):
                 x = rng.uniform(0, SIDE)
                 y = rng.uniform(at(ridge, x) + 5, SIDE)
                 size = 1.0 + 2.6 * (y / SIDE) ** 2
@@ -206,7 +206,7 @@ def water(pen: Pen, pal: Palette, rng: Random, region: skia.Path, top: float, bo
                 y = top + (bottom - top) * (i + 0.5) / 11
                 half = 5 + 16 * rng.random() * (0.4 + i / 11)
                 pen.fill(ellipse(x + rng.uniform(-6, 6), y, half, 1.1 + 0.1 * i), color, alpha=0.62)
-        for _ in range(26):
+        for _ in range(14):
             t = rng.random() ** 1.4
             x, y, half = rng.uniform(0, SIDE), top + 3 + t * (bottom - top), 4 + 13 * t
             pen.line(
@@ -220,9 +220,9 @@ def water(pen: Pen, pal: Palette, rng: Random, region: skia.Path, top: float, bo
 
 def waterfall(pen: Pen, pal: Palette, rng: Random, x: float, top: float, foot: float, w: float, haze: float) -> None:
     """A cliff with water falling from ``top`` to ``foot``."""
-    rock = jitter(rgb(rng.choice(("#8a7f78", "#7d8794", "#90795f"))), rng)
+    rock = jitter(rgb("#8a7f78"), rng)
     light, shade = pal.lit(rock, haze), pal.lit(mix(rock, (0.1, 0.1, 0.3), 0.35), haze)
-    span = w * rng.uniform(2.2, 3.4)
+    span = w * 2.7
     moss = pal.lit(jitter(rgb("#5f9a52"), rng), haze)
     with pen.tag("mountain"):
         base = [
@@ -317,7 +317,7 @@ def crossroad(pen: Pen, pal: Palette, rng: Random, y: float, w: float) -> Ridge:
     """A road across the picture, ``w`` high; returns its middle line."""
     line = rolling(rng, y, 5, 0.7)
     step = SIDE / (STEPS - 1)
-    tarmac = pal.lit(jitter(rgb(rng.choice(("#6d6a78", "#8b8491", "#b39a7a"))), rng))
+    tarmac = pal.lit(jitter(rgb("#6d6a78"), rng))
     upper, lower = [v - w / 2 for v in line], [v + w / 2 for v in line]
     body = polygon([(-4, upper[0]), *((i * step, v) for i, v in enumerate(upper)), (SIDE + 4, upper[-1]), (SIDE + 4, lower[-1]),
                     *((i * step, lower[i]) for i in range(STEPS - 1, -1, -1)), (-4, lower[0])])  # fmt: skip
@@ -331,7 +331,7 @@ def crossroad(pen: Pen, pal: Palette, rng: Random, y: float, w: float) -> Ridge:
 
 def winding_road(pen: Pen, pal: Palette, rng: Random, x: float, top: float) -> None:
     """A road that runs from the foreground to (x, top)."""
-    tone = pal.lit(jitter(rgb(rng.choice(("#d9bd8e", "#c9ab84", "#8f8a96"))), rng))
+    tone = pal.lit(jitter(rgb("#d9bd8e"), rng))
     with pen.tag("road"):
         pen.fill(river(rng, x, top, SIDE, 2.0, rng.uniform(20, 32)), mix(tone, pal.sky[2], 0.25), tone)
 

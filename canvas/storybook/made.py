@@ -9,7 +9,7 @@ from canvas.storybook.pen import Pen, arc_points, box, cut, ellipse, polygon, sm
 
 PAINTS = {"red": "#d9483b", "blue": "#3f74c4", "yellow": "#f4bf3f", "green": "#4b9b6b", "white": "#f5efe2", "orange": "#ee8840", "purple": "#8a5bb8", "pink": "#ec87a6"}  # fmt: skip
 WALLS = {"white": "#f6ecd9", "yellow": "#f3cf7f", "red": "#c8674f", "blue": "#9cbfd8", "pink": "#eeb6ae"}
-ROOFS = ("#c1503c", "#8c4a3a", "#4f6382", "#6d7f4f")
+ROOF = "#c1503c"
 STONES = {"grey": "#b7b3b8", "white": "#eee6da", "golden": "#dcc08c", "pink": "#ddb0ad"}
 
 
@@ -25,15 +25,14 @@ def window(pen: Pen, pal: Palette, x0: float, y0: float, x1: float, y1: float, l
 def house(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "white", lit: bool = False) -> None:  # fmt: skip
     wall = pal.lit(jitter(rgb(WALLS[color]), rng, 0.03), haze)
     shade = mix(wall, (0.15, 0.12, 0.3), 0.22)
-    roof = pal.lit(jitter(rgb(rng.choice(ROOFS)), rng), haze)
-    w = h * rng.uniform(0.52, 0.62)
+    roof = pal.lit(jitter(rgb(ROOF), rng), haze)
+    w = h * 0.58
     pen.shadow(x + h * 0.1, y, w * 1.15, h * 0.06)
     with pen.tag("house"):
         pen.fill(box(x + w * 0.42, y - h * 0.98, x + w * 0.62, y - h * 0.6), pal.lit("#9d5a48", haze))
-        if rng.random() < 0.5:
-            with pen.silent():
-                for i in range(4):
-                    pen.fill(ellipse(x + w * (0.55 + 0.1 * i), y - h * (1.05 + 0.11 * i), h * (0.035 + 0.016 * i)), pal.lit("#ffffff", 0.3), alpha=0.5, blur=1.0)  # fmt: skip
+        with pen.silent():
+            for i in range(4):
+                pen.fill(ellipse(x + w * (0.55 + 0.1 * i), y - h * (1.05 + 0.11 * i), h * (0.035 + 0.016 * i)), pal.lit("#ffffff", 0.3), alpha=0.5, blur=1.0)  # fmt: skip
         pen.fill(box(x - w, y - h * 0.55, x + w, y), wall, shade)
         pen.fill(polygon([(x - w * 1.16, y - h * 0.52), (x - w * 0.8, y - h * 0.94), (x + w * 0.8, y - h * 0.94), (x + w * 1.16, y - h * 0.52)]),
                  mix(roof, (1, 1, 0.9), 0.08), roof)  # fmt: skip
@@ -45,7 +44,7 @@ def house(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haz
 def castle(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "grey", lit: bool = False) -> None:  # fmt: skip
     stone = jitter(rgb(STONES[color]), rng, 0.03)
     light, shade = pal.lit(stone, haze), pal.lit(mix(stone, (0.15, 0.12, 0.35), 0.3), haze)
-    roof = pal.lit(jitter(rgb(rng.choice(("#b8473f", "#4b5f9e", "#7d4a8c", "#3f7d7a"))), rng), haze)
+    roof = pal.lit(jitter(rgb("#4b5f9e"), rng), haze)
     w = h * 0.42
 
     def battlement(x0: float, x1: float, top: float, n: int) -> None:
@@ -53,33 +52,29 @@ def castle(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
         for i in range(n):
             pen.fill(box(x0 + 2 * i * step, top - step * 1.1, x0 + (2 * i + 1) * step, top + 1), light, plain=True)
 
-    def tower(tx: float, half: float, top: float, roofed: bool) -> None:
+    def tower(tx: float, half: float, top: float) -> None:
         pen.fill(box(tx - half, top, tx + half, y), light, shade)
-        if roofed:
-            tip = top - half * 2.5
-            pen.fill(
-                polygon([(tx - half * 1.3, top + 1), (tx, tip), (tx + half * 1.3, top + 1)]),
-                mix(roof, (1, 1, 0.9), 0.15),
-                roof,
-            )
-            pen.line([(tx, tip), (tx, tip - h * 0.08)], shade, 1.1)
-            pen.fill(
-                polygon([(tx, tip - h * 0.085), (tx + h * 0.09, tip - h * 0.06), (tx, tip - h * 0.03)]),
-                pal.lit("#f0b83f", haze),
-                plain=True,
-            )
-        else:
-            battlement(tx - half * 1.15, tx + half * 1.15, top, 3)
+        tip = top - half * 2.5
+        pen.fill(
+            polygon([(tx - half * 1.3, top + 1), (tx, tip), (tx + half * 1.3, top + 1)]),
+            mix(roof, (1, 1, 0.9), 0.15),
+            roof,
+        )
+        pen.line([(tx, tip), (tx, tip - h * 0.08)], shade, 1.1)
+        pen.fill(
+            polygon([(tx, tip - h * 0.085), (tx + h * 0.09, tip - h * 0.06), (tx, tip - h * 0.03)]),
+            pal.lit("#f0b83f", haze),
+            plain=True,
+        )
         window(pen, pal, tx - half * 0.26, top + half * 0.8, tx + half * 0.26, top + half * 1.8, lit, half * 0.26)
 
     pen.shadow(x + h * 0.08, y, w * 1.3, h * 0.05)
     with pen.tag("castle"):
-        tower(x, w * 0.34, y - h * 0.66, True)
+        tower(x, w * 0.34, y - h * 0.66)
         pen.fill(box(x - w, y - h * 0.38, x + w, y), light, shade)
         battlement(x - w * 0.95, x + w * 0.95, y - h * 0.38, 6)
-        roofed = rng.random() < 0.7
-        tower(x - w, w * 0.24, y - h * 0.54, roofed)
-        tower(x + w, w * 0.24, y - h * 0.54, roofed)
+        for side in (-1, 1):
+            tower(x + side * w, w * 0.24, y - h * 0.54)
         gate = smooth(
             [
                 (x - w * 0.22, y + 1),
@@ -159,11 +154,11 @@ def windmill(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, 
                     (x + w * 0.8, y - h * 0.6),
                 ]
             ),
-            pal.lit(rng.choice(ROOFS), haze),
+            pal.lit(ROOF, haze),
         )
         pen.fill(box(x - w * 0.22, y - h * 0.17, x + w * 0.22, y, w * 0.2), pal.lit("#6f4733", haze))
         window(pen, pal, x - w * 0.2, y - h * 0.46, x + w * 0.2, y - h * 0.34, lit)
-        turn, hub = rng.uniform(20, 70), (x, y - h * 0.66)
+        turn, hub = 38, (x, y - h * 0.66)
         sail, spar = pal.lit("#fbf4e4", haze), pal.lit("#5c4334", haze)
         for i in range(4):
             with pen.turned(*hub, turn + 90 * i):

@@ -40,17 +40,16 @@ def tree(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
         pen.line([(x, y - h * 0.36), (x + h * 0.12, y - h * 0.5)], bark, h * 0.035)
         crown = [(math.cos(a), math.sin(a)) for a in (i * math.tau / 9 for i in range(9))]
         cy, r = y - h * 0.66, h * 0.34
-        points = [(x + c * r * rng.uniform(0.88, 1.2), cy + s * r * rng.uniform(0.86, 1.06)) for c, s in crown]
+        points = [(x + c * r * (1.12 - 0.16 * (i % 2)), cy + s * r * (1.0 - 0.08 * (i % 3))) for i, (c, s) in enumerate(crown)]  # fmt: skip
         pen.fill(smooth(points), pal.lit(leaf, haze), pal.lit(mix(leaf, (0.05, 0.12, 0.2), 0.28), haze))
         with pen.silent():
-            for _ in range(3):
-                dx, dy = rng.uniform(-0.55, 0.35) * r, rng.uniform(-0.6, 0.3) * r
-                pen.fill(ellipse(x + dx, cy + dy, r * rng.uniform(0.16, 0.3), r * rng.uniform(0.1, 0.18)),
+            for dx, dy in ((-0.5, -0.3), (0.1, -0.55), (-0.1, 0.15)):
+                pen.fill(ellipse(x + dx * r, cy + dy * r, r * 0.24, r * 0.14),
                          pal.lit(mix(leaf, (1, 1, 0.85), 0.28), haze), alpha=0.6)  # fmt: skip
 
 
 def palm(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0) -> None:
-    lean = rng.choice((-1, 1)) * rng.uniform(0.1, 0.24) * h
+    lean = rng.choice((-1, 1)) * 0.16 * h
     tx, ty = x + lean, y - h * 0.78
     trunk = pal.lit("#a5794f", haze)
     pen.shadow(x, y, h * 0.2, h * 0.035)
@@ -59,8 +58,8 @@ def palm(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
                          (tx + h * 0.022, ty), (x + h * 0.035 + lean * 0.15, y - h * 0.4), (x + h * 0.05, y + 1)]), trunk)  # fmt: skip
         leaf = jitter(rgb("#3f9a55"), rng, 0.05)
         for i, angle in enumerate((200, 232, 262, 292, 322, 350, 172, 12)):
-            a = math.radians(angle + rng.uniform(-7, 7))
-            r = h * rng.uniform(0.32, 0.42)
+            a = math.radians(angle)
+            r = h * (0.41 - 0.06 * (i % 2))
             ex, ey = tx + math.cos(a) * r, ty + math.sin(a) * r * 0.75 + r * 0.28
             mx, my = (tx + ex) / 2, (ty + ey) / 2 - r * 0.24
             nx, ny = -(ey - ty) / r * h * 0.05, (ex - tx) / r * h * 0.05
@@ -76,7 +75,7 @@ def cactus(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
     w = h * 0.11
     pen.shadow(x + h * 0.06, y, h * 0.22, h * 0.045)
     with pen.tag("cactus"):
-        for side, low in ((-1, rng.uniform(0.36, 0.46)), (1, rng.uniform(0.5, 0.6))):
+        for side, low in ((-1, 0.4), (1, 0.54)):
             ax = x + side * h * 0.25
             pen.fill(
                 box(min(x, ax) - w * 0.2, y - h * low - w * 0.7, max(x, ax) + w * 0.2, y - h * low + w * 0.7, w * 0.6),
@@ -92,14 +91,12 @@ def cactus(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
                     0.8,
                     0.5,
                 )
-        if rng.random() < 0.5:
-            pen.fill(ellipse(x, y - h, w * 0.5, w * 0.36), pal.lit("#ef6f8f", haze))
+        pen.fill(ellipse(x, y - h, w * 0.5, w * 0.36), pal.lit("#ef6f8f", haze))
 
 
 def flower(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "red") -> None:  # fmt: skip
     """A clump of flowers, about 1.6 h wide."""
-    stems = [((i / 6 - 0.5) * 1.5 + rng.uniform(-0.08, 0.08), rng.uniform(0.45, 0.95)) for i in range(7)]
-    rng.shuffle(stems)
+    stems = [((i / 4 - 0.5) * 1.5, (0.62, 0.9, 0.7, 0.95, 0.6)[i]) for i in (0, 4, 2, 1, 3)]
     green = pal.lit(jitter(rgb("#4d9a4a"), rng), haze)
     with pen.tag("flower"):
         for dx, height in stems:
@@ -108,7 +105,7 @@ def flower(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, ha
         pen.fill(smooth([(x - h * 0.95, y + 1), (x - h * 0.6, y - h * 0.42), (x - h * 0.2, y - h * 0.3), (x + h * 0.2, y - h * 0.46),
                          (x + h * 0.6, y - h * 0.34), (x + h * 0.95, y + 1), (x, y + h * 0.1)]), green)  # fmt: skip
         for dx, height in stems:
-            fx, fy, r = x + dx * h, y - height * h, h * rng.uniform(0.2, 0.26)
+            fx, fy, r = x + dx * h, y - height * h, h * 0.27
             petal = pal.lit(jitter(rgb(PETALS[color]), rng, 0.05), haze)
             pen.fill(smooth([(fx + math.cos(a) * r * s, fy + math.sin(a) * r * s)
                              for a, s in ((i * math.tau / 10, 1.25 if i % 2 else 0.7) for i in range(10))]), petal)  # fmt: skip
@@ -126,11 +123,11 @@ def wheat(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haz
                          (x + h * 1.3, y + h * 0.06), (x, y + h * 0.12)]), high, low)  # fmt: skip
         for i in range(15):
             sx = x + (i / 14 - 0.5) * h * 2.3
-            top, lean = y - h * rng.uniform(0.78, 1.0), rng.uniform(-0.1, 0.16) * h
+            top, lean = y - h * (0.98 - 0.09 * (i % 3)), (0.05 * (i % 4) - 0.06) * h
             pen.line([(sx, y - h * 0.1), (sx + lean, top + h * 0.2)], low, 0.9)
             pen.fill(
                 ellipse(sx + lean, top + h * 0.12, h * 0.06, h * 0.15),
-                mix(high, (1, 1, 0.8), rng.uniform(0, 0.3)),
+                mix(high, (1, 1, 0.8), 0.1 * (i % 3)),
                 plain=True,
             )
 
@@ -160,7 +157,7 @@ def sheep(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haz
         pen.fill(ellipse(h * 0.67, -h * 0.76, h * 0.03), (1, 1, 1), plain=True)
 
 
-def cow(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "brown") -> None:  # fmt: skip
+def cow(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0, color: str = "white") -> None:  # fmt: skip
     hide = pal.lit(HIDES[color], haze)
     patch = pal.lit("#3d3842" if color == "white" else "#f3e9da", haze)
     pen.shadow(x, y, h * 0.8, h * 0.1)
@@ -180,17 +177,8 @@ def cow(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze:
         )
         pen.fill(body, hide, mix(hide, (0.1, 0.1, 0.2), 0.2))
         with pen.clipped(body):
-            for _ in range(3):
-                pen.fill(
-                    ellipse(
-                        rng.uniform(-0.5, 0.4) * h,
-                        -h * rng.uniform(0.45, 0.85),
-                        h * rng.uniform(0.1, 0.2),
-                        h * rng.uniform(0.08, 0.15),
-                    ),
-                    patch,
-                    plain=True,
-                )
+            for px, py, rx, ry in ((-0.42, 0.76, 0.2, 0.14), (0.02, 0.52, 0.18, 0.13), (0.36, 0.8, 0.15, 0.11)):
+                pen.fill(ellipse(px * h, -py * h, rx * h, ry * h), patch, plain=True)
         pen.fill(
             smooth(
                 [
@@ -214,9 +202,9 @@ def cow(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze:
 def bird(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze: float = 0.0) -> None:
     """A gull in flight with its middle at (x, y); ``h`` is its wing span."""
     dark = pal.time == "night"
-    color: RGB = pal.lit("#f4f2ea" if dark or rng.random() < 0.4 else "#3c3f58", haze * 0.5)
-    with pen.turned(x, y, rng.uniform(-14, 14), flip=rng.random() < 0.5), pen.tag("bird"):
-        lift = rng.uniform(0.2, 0.36) * h
+    color: RGB = pal.lit("#f4f2ea" if dark else "#3c3f58", haze * 0.5)
+    with pen.turned(x, y, rng.uniform(-6, 6), flip=rng.random() < 0.5), pen.tag("bird"):
+        lift = 0.3 * h
         for side in (-1, 1):
             pen.fill(smooth([(0, 0), (side * h * 0.14, -lift * 0.9), (side * h * 0.34, -lift), (side * h * 0.54, -lift * 0.35),
                              (side * h * 0.34, -lift * 0.52), (side * h * 0.14, h * 0.05)]), color)  # fmt: skip
@@ -232,13 +220,13 @@ def fish(pen: Pen, pal: Palette, rng: Random, x: float, y: float, h: float, haze
     body = pal.lit(jitter(rgb(SCALES[color]), rng), haze)
     with pen.silent():
         pen.fill(ellipse(x, y, h * 0.5, h * 0.1), pal.lit("#ffffff"), alpha=0.5)
-        for _ in range(6):
+        for i in range(6):
             pen.fill(
-                ellipse(x + rng.uniform(-0.6, 0.6) * h, y - rng.uniform(0.0, 0.35) * h, h * 0.035),
+                ellipse(x + (i / 5 - 0.5) * 1.1 * h, y - (0.1 + 0.12 * (i % 2)) * h, h * 0.035),
                 pal.lit("#ffffff"),
                 alpha=0.8,
             )
-    with pen.turned(x, y - h * 0.45, rng.uniform(-35, 10), flip=rng.random() < 0.5), pen.tag("fish"):
+    with pen.turned(x, y - h * 0.45, -18, flip=rng.random() < 0.5), pen.tag("fish"):
         pen.fill(
             smooth([(-h * 0.34, 0), (-h * 0.62, -h * 0.2), (-h * 0.55, 0), (-h * 0.62, h * 0.2)]),
             mix(body, (0.3, 0.1, 0.1), 0.2),

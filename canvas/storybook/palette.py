@@ -27,32 +27,19 @@ def saturate(c: RGB, factor: float) -> RGB:
 def jitter(c: RGB, rng: Random, amount: float = 0.04) -> RGB:
     h, s, v = colorsys.rgb_to_hsv(*c)
     return colorsys.hsv_to_rgb(
-        (h + rng.uniform(-amount, amount) * 0.5) % 1.0,
-        min(1.0, max(0.0, s * (1 + rng.uniform(-amount, amount) * 3))),
-        min(1.0, max(0.0, v * (1 + rng.uniform(-amount, amount) * 2))),
+        (h + rng.uniform(-amount, amount) * 0.25) % 1.0,
+        min(1.0, max(0.0, s * (1 + rng.uniform(-amount, amount)))),
+        min(1.0, max(0.0, v * (1 + rng.uniform(-amount, amount) * 0.7))),
     )
 
 
-SKIES: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "day": (
-        ("#3f8fd8", "#86c5f2", "#dff2fa"),
-        ("#5fb3dd", "#a5dbe8", "#f2f6e4"),
-        ("#6f9fdc", "#b3cdf0", "#f7e9e4"),
-        ("#49a6b8", "#93d2cf", "#e9f5df"),
-    ),
-    "sunset": (
-        ("#45397a", "#d5607c", "#ffbf69"),
-        ("#33518c", "#e98a63", "#ffdf95"),
-        ("#7a3d77", "#f0756b", "#ffd391"),
-        ("#5a4f9c", "#f29a8e", "#ffe3ac"),
-    ),
-    "night": (
-        ("#0a1030", "#1a2860", "#42518f"),
-        ("#071a2c", "#12394f", "#33697a"),
-        ("#170e36", "#35225e", "#6c4d90"),
-    ),
+SKIES: dict[str, tuple[str, str, str]] = {
+    "day": ("#4796d9", "#8fcbf0", "#e6f4f4"),
+    "sunset": ("#4c3f80", "#dc6a7c", "#ffc874"),
+    "night": ("#0a1030", "#1a2860", "#42518f"),
 }
-AMBIENT: dict[str, RGB] = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.74), "night": (0.40, 0.48, 0.74)}
+"""From the top down."""
+AMBIENT: dict[str, RGB] = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.74), "night": (0.50, 0.57, 0.82)}
 GLAZE: dict[str, tuple[RGB, float]] = {
     "day": (rgb("#fff6d8"), 0.0),
     "sunset": (rgb("#ff7e5a"), 0.14),
@@ -71,7 +58,7 @@ class Palette:
 
     @classmethod
     def choose(cls, time: str, style: str, rng: Random) -> Palette:
-        top, middle, low = (jitter(rgb(c), rng, 0.03) for c in rng.choice(SKIES[time]))
+        top, middle, low = (jitter(rgb(c), rng, 0.03) for c in SKIES[time])
         palette = cls(time, style, (top, middle, low))
         return cls(time, style, (palette.styled(top), palette.styled(middle), palette.styled(low)))
 

@@ -25,9 +25,9 @@ WHERE: dict[str, tuple[str, ...]] = {
 }
 """Settings in which a thing may be the hero; a thing not named here may be anywhere."""
 HEIGHTS: dict[str, float] = {
-    "pine": 78, "tree": 80, "palm": 96, "cactus": 66, "flower": 34, "wheat": 36, "house": 62, "castle": 112,
-    "lighthouse": 124, "windmill": 108, "boat": 78, "car": 40, "fish": 46, "sheep": 37, "cow": 42, "campfire": 46,
-    "street lamp": 88,
+    "pine": 104, "tree": 108, "palm": 122, "cactus": 92, "flower": 50, "wheat": 48, "house": 88, "castle": 128,
+    "lighthouse": 138, "windmill": 126, "boat": 104, "car": 58, "fish": 64, "sheep": 56, "cow": 60, "campfire": 62,
+    "street lamp": 108,
 }  # fmt: skip
 WIDTHS: dict[str, float] = {
     "pine": 0.5, "tree": 0.75, "palm": 0.7, "cactus": 0.6, "flower": 1.7, "wheat": 2.5, "house": 1.25, "castle": 1.1,
@@ -35,15 +35,15 @@ WIDTHS: dict[str, float] = {
     "street lamp": 0.3,
 }  # fmt: skip
 COLORS: dict[str, tuple[str, ...]] = {
-    "tree": ("green", "green", "green", "golden", "red", "pink"), "flower": tuple(nature.PETALS), "sheep": ("white", "white", "black"),
-    "cow": tuple(nature.HIDES), "fish": tuple(nature.SCALES), "house": tuple(made.WALLS), "castle": tuple(made.STONES),
-    "windmill": ("white", "yellow", "red"), "lighthouse": ("red", "red", "blue"), "boat": tuple(made.PAINTS),
-    "balloon": tuple(made.PAINTS), "car": tuple(made.PAINTS),
+    "tree": ("green", "golden", "red", "pink"), "flower": tuple(nature.PETALS), "sheep": ("white", "black"),
+    "cow": ("white", "brown", "black"), "fish": tuple(nature.SCALES), "house": tuple(made.WALLS), "castle": tuple(made.STONES),
+    "windmill": ("white", "yellow", "red"), "lighthouse": ("red", "blue"), "boat": tuple(made.PAINTS),
+    "balloon": tuple(made.PAINTS), "car": tuple(made.PAINTS), "moon": ("full", "crescent"),
 }  # fmt: skip
 COUNTS: dict[str, tuple[int, ...]] = {
-    "pine": (1, 2, 3, 3), "tree": (1, 1, 2, 3), "cactus": (1, 1, 2, 3), "flower": (1, 2, 2, 3), "wheat": (1, 1, 2), "sheep": (1, 2, 3),
-    "cow": (1, 1, 2), "palm": (1, 1, 2), "boat": (1, 1, 2), "house": (1, 1, 2), "street lamp": (1, 1, 2), "fish": (1,), "bird": (1, 2, 3, 4),
-    "balloon": (1, 1, 2), "cloud": (1, 2, 3), "mountain": (1, 2, 3, 4),
+    "pine": (1, 2, 3), "tree": (1, 1, 2), "cactus": (1, 1, 2), "flower": (1, 1, 2), "wheat": (1, 1, 2), "sheep": (1, 1, 2),
+    "cow": (1, 1, 2), "palm": (1, 1, 2), "boat": (1, 1, 1, 2), "house": (1, 1, 1, 2), "street lamp": (1, 1, 2), "fish": (1,),
+    "bird": (1, 2, 3), "balloon": (1, 1, 2), "cloud": (1, 1, 2), "mountain": (1, 2, 3),
 }  # fmt: skip
 EXTRAS: dict[str, dict[str, float]] = {
     "meadow": {"tree": 3, "pine": 1, "flower": 3, "wheat": 1.4, "house": 2, "windmill": 1, "sheep": 2, "cow": 1.6, "castle": 0.7, "campfire": 0.6, "street lamp": 0.5},

@@ -16,6 +16,9 @@ from canvas.storybook.pen import SIDE, Pen, polygon, smooth
 from canvas.storybook.props import COLORS, COUNTS, DRAW, EXTRAS, HEIGHTS, LIGHTABLE, SETTINGS, WHERE, WIDTHS
 from canvas.storybook.vocabulary import INDEX, OBJECTS, STYLES, TIMES
 
+USUAL = 0.7
+"""How often a thing has its usual colour, and a scene the usual style, which is the first: captions name any other."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -59,7 +62,7 @@ class _Band:
 class _Composer:
     def __init__(self, seed: int, size: int, style: str | None, time: str | None, hero: str | None) -> None:
         self.rng = rng = Random(seed)
-        self.style = rng.choice(STYLES)
+        self.style = STYLES[0] if rng.random() < USUAL else rng.choice(STYLES[1:])
         self.style = style or self.style
         self.hero = hero or rng.choice(OBJECTS)
         self.time = time or self._hour()
@@ -86,6 +89,11 @@ class _Composer:
         }
         return self.rng.choices(TIMES, likely.get(self.hero, (5, 3.2, 3)))[0]
 
+    def color(self, name: str) -> str:
+        """What colour a thing has: mostly its usual one, which is the first."""
+        usual, *others = COLORS.get(name, ("",))
+        return self.rng.choice(others) if others and self.rng.random() >= USUAL else usual
+
     def chance(self, name: str, p: float) -> bool:
         return self.hero == name or self.rng.random() < p
 
@@ -105,7 +113,7 @@ class _Composer:
         return True
 
     def scale(self, y: float) -> float:
-        return 0.68 + 0.44 * max(0.0, (y - self.horizon) / (SIDE - self.horizon))
+        return 0.84 + 0.3 * max(0.0, (y - self.horizon) / (SIDE - self.horizon))
 
     # ---- sky ------------------------------------------------------------------------------------------------------
     def paint_sky(self) -> None:
@@ -115,17 +123,17 @@ class _Composer:
             self.weather.append("stars")
             land.stars(pen, pal, rng, horizon)
         if self.time != "night" and self.chance("sun", 0.42):
-            r = rng.uniform(14, 25)
+            r = rng.uniform(20, 28)
             x, y = (
                 rng.uniform(30, 226),
                 (rng.uniform(26, 62) if self.time == "day" else rng.uniform(horizon - 42, horizon - 8)),
             )
-            land.sun(pen, pal, x, y, r, rays=self.time == "day" and rng.random() < 0.45)
+            land.sun(pen, pal, x, y, r, rays=self.time == "day")
             self.note("sun", x)
             self.lights.append((x, (1.0, 0.95, 0.75) if self.time == "day" else (1.0, 0.72, 0.45)))
         if self.time == "night" and self.chance("moon", 0.55):
-            r, x, y = rng.uniform(13, 24), rng.uniform(30, 226), rng.uniform(26, 74)
-            crescent = rng.random() < 0.5
+            r, x, y = rng.uniform(20, 28), rng.uniform(34, 222), rng.uniform(32, 78)
+            crescent = self.color("moon") == "crescent"
             land.moon(pen, pal, rng, x, y, r, crescent)
             self.note("moon", x, "crescent" if crescent else "full")
             self.lights.append((x, (0.95, 0.95, 0.85)))
@@ -138,7 +146,7 @@ class _Composer:
         )
         if self.chance("cloud", 0.42) or self.wet:
             for _ in range(rng.choice(COUNTS["cloud"])):
-                x, y, w = rng.uniform(10, 246), rng.uniform(34, horizon - 26), rng.uniform(52, 108)
+                x, y, w = rng.uniform(10, 246), rng.uniform(34, horizon - 26), rng.uniform(76, 116)
                 land.cloud(pen, pal, rng, x, y, w, dark=self.wet)
                 self.note("cloud", x)
 
@@ -147,13 +155,13 @@ class _Composer:
         p = {"mountains": 1.0, "lake": 0.5, "river": 0.45, "meadow": 0.25, "sea": 0.14, "desert": 0.2}[self.setting]
         if self.chance("mountain", p):
             count = rng.choice(COUNTS["mountain"])
-            snowy = self.setting != "desert" and rng.random() < 0.62
+            snowy = self.setting != "desert" and rng.random() < 0.8
             tops = land.mountains(pen, pal, rng, horizon + 4, count, snowy, haze=rng.uniform(0.1, 0.34))
             self.note("mountain", tops[0][0], "snowy" if snowy else "", count=count)
         if self.chance("balloon", 0.09):
             for _ in range(rng.choice(COUNTS["balloon"])):
-                h, x = rng.uniform(54, 92), rng.uniform(34, 222)
-                y, color = rng.uniform(h + 8, min(horizon + 14, h + 90)), rng.choice(COLORS["balloon"])
+                h, x = rng.uniform(84, 112), rng.uniform(40, 216)
+                y, color = rng.uniform(h + 6, max(h + 20, horizon + 4)), self.color("balloon")
                 if self.room(x, y - h * 0.6, h * 0.4):
                     made.balloon(pen, pal, rng, x, y, h, color=color)
                     self.note("balloon", x, color)
@@ -161,14 +169,14 @@ class _Composer:
             cx, cy = rng.uniform(50, 206), rng.uniform(34, horizon - 22)
             for _ in range(rng.choice(COUNTS["bird"])):
                 x, y = cx + rng.uniform(-46, 46), cy + rng.uniform(-22, 22)
-                nature.bird(pen, pal, rng, x, y, rng.uniform(30, 46))
+                nature.bird(pen, pal, rng, x, y, rng.uniform(44, 60))
                 self.note("bird", x)
 
     # ---- ground ---------------------------------------------------------------------------------------------------
     def grass(self) -> RGB:
         if self.snowing:
             return rgb("#eef2f8")
-        return jitter(rgb(self.rng.choice(("#7fb556", "#93b84f", "#69a85e", "#a9b65a", "#5e9e63"))), self.rng, 0.05)
+        return jitter(rgb("#7fb556"), self.rng, 0.05)
 
     def bands(self) -> list[_Band]:
         rng, horizon = self.rng, self.horizon
@@ -271,13 +279,13 @@ class _Composer:
         band.things.append((0.0, lambda: self._draw_road(y, w)))
         self.note("road", 128)
         if self.chance("car", 0.6):
-            color, x, h = rng.choice(COLORS["car"]), rng.uniform(46, 210), HEIGHTS["car"] * rng.uniform(0.85, 1.15)
+            color, x, h = self.color("car"), rng.uniform(46, 210), HEIGHTS["car"] * rng.uniform(0.85, 1.15)
             lit = self.time != "day"
             band.things.append((y + w * 0.3, lambda: made.car(pen, pal, rng, x, y + w * 0.22, h, color=color, lit=lit)))
             self.note("car", x, color)
             self.taken.append((x, y, h * 1.2))
         if self.chance("street lamp", 0.3):
-            for i in range(rng.choice((1, 2, 3))):
+            for i in range(rng.choice((1, 1, 2))):
                 x = (rng.uniform(30, 80) + i * 76) % 250
                 band.things.append((y - w * 0.5, lambda x=x: made.street_lamp(pen, pal, rng, x, y - w * 0.42, 84)))
                 self.note("street lamp", x)
@@ -309,7 +317,7 @@ class _Composer:
         )
         kinds = dict.fromkeys(band.kind for band in bands)
         pool = {name: weight for kind in kinds for name, weight in EXTRAS.get(kind, {}).items()}
-        for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
+        for _ in range(rng.choice((0, 0, 1, 1, 2))):
             if pool:
                 wanted.append(rng.choices(list(pool), list(pool.values()))[0])
         if rng.random() < 0.16 and self.setting == "sea" and "lighthouse" not in wanted:
@@ -333,7 +341,7 @@ class _Composer:
             if high < low:
                 high = low + 4
             y = rng.uniform(low, high)
-            h = HEIGHTS[name] * self.scale(y) * rng.uniform(0.88, 1.2)
+            h = HEIGHTS[name] * self.scale(y) * rng.uniform(0.92, 1.1)
             if name in ("castle", "windmill", "lighthouse") and y > 236:
                 y -= 12
             if self.room(x, y, h * WIDTHS[name] / 2):
@@ -342,12 +350,8 @@ class _Composer:
             if not must:
                 return
             self.taken.append((x, y, h * WIDTHS[name] / 2))
-        color = (
-            self.things[name].color
-            if name in self.things and rng.random() < 0.5
-            else rng.choice(COLORS.get(name, ("",)))
-        )
-        lit = name in LIGHTABLE and rng.random() < {"day": 0.06, "sunset": 0.55, "night": 0.86}[self.time]
+        color = self.things[name].color if name in self.things and rng.random() < 0.5 else self.color(name)
+        lit = name in LIGHTABLE and rng.random() < {"day": 0.0, "sunset": 0.5, "night": 1.0}[self.time]
         haze = max(0.0, 0.3 * (1 - (y - self.horizon) / 60))
         extra = ({"color": color} if color else {}) | ({"lit": lit} if name in LIGHTABLE else {})
 
