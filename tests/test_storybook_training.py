@@ -96,6 +96,20 @@ def test_a_student_of_one_guided_step_need_not_learn_where_guidance_does_nothing
     assert one(batch).item() > 1e-6
 
 
+def test_a_generator_is_kept_in_the_middle_of_its_training_and_goes_on(run, tmp_path):
+    model = tmp_path / "model"
+    export.export(run, model, "python -m canvas.storybook train", held_out=4)
+    restore.keep(run, model, "python -m canvas.storybook train generator")
+    restore.restore(model, tmp_path / "again")
+    was, again = (generator.trained(folder)[0].state_dict() for folder in (run, tmp_path / "again"))
+    for name, value in was.items():
+        assert torch.allclose(again[name], value, rtol=1e-3, atol=1e-3), name
+    facts = json.loads((model / restore.TRAINING / "provenance.json").read_text())
+    assert facts["metrics"]["samples"] == torch.load(run / "generator.pt", weights_only=True)["samples"]
+    export.export(run, model, "python -m canvas.storybook train", held_out=4)
+    assert not (model / restore.TRAINING).exists(), "what is finished is no longer in training"
+
+
 def test_a_distilled_run_ships_student_and_teacher_and_is_restored_from_them(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     distil.train(tmp_path / "run", 0.04, distil.DistilConfig(batch=4), "cpu")

@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
     restored.add_argument("model", type=Path)
     restored.add_argument("--run", type=Path, default=Path("runs/storybook"))
 
+    kept = commands.add_parser("keep", help="put a generator in the middle of its training beside the shipped model")
+    kept.add_argument("model", type=Path)
+    kept.add_argument("--run", type=Path, default=Path("runs/storybook"))
+    kept.add_argument("--made-by", required=True, metavar="COMMAND", help="what trained it, for its provenance")
+
     samples = commands.add_parser(
         "samples", help="a contact sheet of the model's pictures for fixed prompts, unselected"
     )
@@ -76,6 +81,10 @@ def main(argv: list[str] | None = None) -> None:
             from canvas.storybook.restore import restore
 
             restore(args.model, args.run)
+        case "keep":
+            from canvas.storybook.restore import keep
+
+            keep(args.run, args.model, args.made_by)
         case "samples":
             from canvas.storybook.samples import sample_sheet
 

@@ -12,9 +12,12 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 from canvas.storybook import distil, generator
-from canvas.storybook.restore import UNDISTILLED
 from canvas.storybook.validation import fidelity, validate
 
+UNDISTILLED = "undistilled"
+"""The folder, in a model's, of the U-Net as it was before it learnt to do with few steps."""
+TRAINING = "training"
+"""The folder, in a model's, of a generator that is not finished and ships with nothing yet."""
 STEPS, GUIDANCE = distil.STEPS, 1.0
 """Of the shipped sampler: distillation has put guidance into the weights."""
 LICENCE = "Apache-2.0, the authors of Featurebrush; trained only on scenes drawn by canvas/storybook"
@@ -68,7 +71,7 @@ def export(run: Path, target: Path, command: str, device: str = "cpu", held_out:
     slow, figures = pipeline(run, distilled=False)
     figures |= {"held_out_error": validate(run, held_out, device=device)}
     vae_figures = _vae_figures(run, target)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", UNDISTILLED):
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", UNDISTILLED, TRAINING):
         shutil.rmtree(target / part, ignore_errors=True)
     pipe, own = pipeline(run)
     if (run / "distilled.pt").exists():

@@ -1,6 +1,7 @@
-"""A run's checkpoints out of a shipped model, so that training can go on where only the model is left.
+"""A run's checkpoints out of a model's folder, so that training can go on where only the repository is left.
 
-What the optimisers remembered is lost, and so is the head that read concepts; both come back within some hundred steps.
+Either a generator was kept in the middle of its training, with all of its parts; or it comes from the shipped model,
+without the head that read concepts. What the optimisers remembered is lost. Both come back within some hundred steps.
 """
 
 from __future__ import annotations
@@ -13,15 +14,29 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from canvas.storybook import generator, training
+from canvas.storybook.export import TRAINING, UNDISTILLED, write_provenance
 from canvas.storybook.vocabulary import INDEX
 from sae.errors import FeaturebrushError
 
-UNDISTILLED = "undistilled"
-"""The folder, in a model's, of the U-Net as it was before it learnt to do with few steps."""
+
+def keep(run: Path, model: Path, command: str) -> None:
+    """Put the generator of ``run``, as far as it has come, beside the pipeline in the folder ``model``."""
+    state = torch.load(run / "generator.pt", map_location="cpu", weights_only=True)
+    folder = model / TRAINING
+    folder.mkdir(exist_ok=True)
+    weights = {name: _small(tensor) for name, tensor in state["average"]["weights"].items()}
+    save_file(weights, folder / "generator.safetensors")
+    figures = {"steps": state["step"], "samples": state["samples"], "minutes": round(state["elapsed"] / 60, 1)}
+    write_provenance(folder, command, 0, figures | {"config": state["config"]})
+
+
+def _small(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() and tensor.numel() > 2**13 else tensor.contiguous()
 
 
 def restore(model: Path, run: Path) -> None:
@@ -34,6 +49,29 @@ def restore(model: Path, run: Path) -> None:
     AutoencoderTiny.from_pretrained(model / "vae", torch_dtype=torch.float32).save_pretrained(run / "vae")
     shutil.copytree(model / "tokenizer", run / "tokenizer", dirs_exist_ok=True)
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    if (model / TRAINING).is_dir():
+        folder = model / TRAINING
+        done: dict[str, Any] = json.loads((folder / "provenance.json").read_text())["metrics"]
+        cfg = generator.config_of(done["config"])
+        modules = generator.build_modules(cfg, tokenizer)
+        kept = load_file(folder / "generator.safetensors")
+        modules.load_state_dict({name: kept[name].to(tensor.dtype) for name, tensor in modules.state_dict().items()})
+    else:
+        modules, cfg, done = _shipped(model, tokenizer)
+    weights = modules.state_dict()
+    state = {
+        "weights": weights,
+        "optimisers": [stepper.state_dict() for stepper in generator.optimisers(modules, cfg)],
+        "average": {"step": done["steps"], "weights": weights},
+        "step": done["steps"],
+        "samples": done["samples"],
+        "elapsed": done["minutes"] * 60,
+        "config": asdict(cfg),
+    }
+    training.save(run / "generator.pt", state)
+
+
+def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, generator.GeneratorConfig, dict[str, Any]]:
     folder = model / UNDISTILLED if (model / UNDISTILLED).is_dir() else model / "unet"
     unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
     shape = unet.config
@@ -49,17 +87,7 @@ def restore(model: Path, run: Path) -> None:
     modules["encoder"].load_state_dict(encoder.state_dict())
     _restore_palette(modules["palette"], model)
     done: dict[str, Any] = json.loads((folder / "provenance.json").read_text())["metrics"]
-    weights = modules.state_dict()
-    state = {
-        "weights": weights,
-        "optimisers": [stepper.state_dict() for stepper in generator.optimisers(modules, cfg)],
-        "average": {"step": done["steps"], "weights": weights},
-        "step": done["steps"],
-        "samples": done["samples"],
-        "elapsed": done["minutes"] * 60,
-        "config": asdict(cfg),
-    }
-    training.save(run / "generator.pt", state)
+    return modules, cfg, done
 
 
 def _restore_palette(palette: generator.Palette, model: Path) -> None:
