@@ -158,6 +158,20 @@ def test_dragging_a_region_moves_the_thing(three: Any) -> None:
     assert painted(three).layers[0].mask == THREE.layers[0].mask.shifted(1 / 128, 0)
 
 
+def test_alt_click_picks_the_layer_that_is_there(three: Any) -> None:
+    three.page.click(f"{row(1)} .fb-pick")
+    before = painted(three)
+    three.page.keyboard.down("Alt")
+    three.page.mouse.click(*three.spot(0.5, 0.7))
+    three.page.keyboard.up("Alt")
+    assert "fb-active" in three.page.get_attribute(row(0), "class")
+    assert three.page.evaluate("featurebrush.tool().brush.concept") == "castle" and painted(three) == before
+    three.page.keyboard.down("Alt")
+    three.page.mouse.click(*three.spot(0.7, 0.3))
+    three.page.keyboard.up("Alt")
+    assert three.page.evaluate("featurebrush.tool().brush.concept") == "moon"
+
+
 @pytest.mark.parametrize(("dx", "dy"), [(0.0, 0.0), (0.1003, -0.2), (-1.5, 0.3), (1 / 256, 1 / 256), (0.0, 0.999)])
 def test_the_page_moves_masks_as_python_does(three: Any, dx: float, dy: float) -> None:
     mask = Mask.stroke([(0.2, 0.2), (0.8, 0.6)], 0.1, hardness=0.3)

@@ -115,6 +115,14 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     grown();
   }
 
+  /** Makes the topmost layer that is seen at a place the active one, and takes its brush in hand. */
+  function pick({ x, y }) {
+    const at = MASK * Math.min(MASK - 1, Math.floor(y * MASK)) + Math.min(MASK - 1, Math.floor(x * MASK));
+    const layer = [...store.painting.layers].reverse().find(({ visible, mask }) => visible && mask.data[at] > 127);
+    if (layer) store.activate(layer.id);
+    else onRefuse();
+  }
+
   const colourOf = (brush) => `hsl(${hueOf(brush, store.concepts)} 85% 62%)`;
 
   function extend(points) {
@@ -200,6 +208,10 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     if (store.tool.inspect) {
       const { x, y } = pointOf(event);
       onInspect(x, y, true);
+      return;
+    }
+    if (event.altKey) {
+      pick(pointOf(event));
       return;
     }
     easel.setPointerCapture(event.pointerId);
