@@ -34,7 +34,21 @@ log = logging.getLogger("featurebrush.ui")
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    *("values", "store", "net", "overlay", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map", "inspect"),
+    *(
+        "values",
+        "store",
+        "net",
+        "overlay",
+        "raster",
+        "stage",
+        "shelf",
+        "palette",
+        "hand",
+        "atlas",
+        "mapview",
+        "map",
+        "inspect",
+    ),
     *("layers", "settings", "files", "keys", "main"),
 )
 """The files of ``js/`` in the order in which they are joined to one function body."""

@@ -158,6 +158,25 @@ def test_dragging_a_region_moves_the_thing(three: Any) -> None:
     assert painted(three).layers[0].mask == THREE.layers[0].mask.shifted(1 / 128, 0)
 
 
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [0.02, 0.16, 0.5])
+def test_strokes_cover_what_python_says(easel: Any, size: float, hardness: float) -> None:
+    rng = np.random.default_rng(round(100 * size + 10 * hardness))
+    path = np.clip(0.5 + np.cumsum(rng.normal(0, 0.04, (40, 2)), axis=0), -0.1, 1.1).tolist()
+    for points in (path[:1], path[:3], path):
+        made = easel.page.evaluate("(what) => featurebrush.stroke(...what)", [points, size, hardness])
+        wanted = Mask.stroke(points, size / 2, hardness).array().astype(int)
+        assert np.abs(np.array(made, int).reshape(128, 128) - wanted).max() <= 1
+
+
+def test_a_soft_brush_paints_soft_edges(easel: Any) -> None:
+    easel.pick("castle")
+    easel.set_range("[data-set=hardness]", 0)
+    easel.stroke((0.4, 0.4), (0.5, 0.5))
+    mask = easel.layers()[0]["mask"]
+    assert ((mask > 20) & (mask < 235)).sum() > 0.5 * (mask >= 235).sum() > 0
+
+
 def test_alt_click_picks_the_layer_that_is_there(three: Any) -> None:
     three.page.click(f"{row(1)} .fb-pick")
     before = painted(three)

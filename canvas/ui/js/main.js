@@ -15,7 +15,7 @@ async function startPage(root) {
   const opened = await open(session, status);
   const painting = await fromJson(opened.painting);
   const { strength, size } = opened;
-  const tool = { brush: null, mode: "add", rub: false, move: false, strength, size, seedLocked: false };
+  const tool = { brush: null, mode: "add", rub: false, move: false, strength, size, hardness: 1, seedLocked: false };
   const store = makeStore(painting, tool);
   store.concepts = opened.concepts;
 
@@ -169,6 +169,8 @@ async function startPage(root) {
       key_inspect: () => tools.choose(store.tool.inspect ? store.tool.mode : "inspect"),
       key_smaller: () => tools.resize(-1),
       key_larger: () => tools.resize(1),
+      key_softer: () => tools.harden(-1),
+      key_harder: () => tools.harden(1),
       key_cancel: () => stage.cancel() || inspect.release(),
       key_roll: settings.roll,
       key_search: () => palette.search.focus(),
@@ -215,6 +217,13 @@ async function startPage(root) {
     json: () => toJson(store.painting),
     load,
     pick: palette.pick,
+    /** The raster of a stroke through points `[x, y]`. */
+    stroke(path, diameter, hardness) {
+      const [first, ...rest] = path.map(([x, y]) => ({ x, y }));
+      const drawn = makeStroke(first, diameter, hardness);
+      drawn.extend(rest);
+      return [...drawn.mask().data];
+    },
     /** The mask of a layer moved by fractions of the picture. */
     shifted: (place, dx, dy) => [...shiftedMask(store.painting.layers[place].mask, dx, dy).data],
     /** Where a feature stands in the open map, on the screen. */

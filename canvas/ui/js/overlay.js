@@ -6,16 +6,6 @@ const SPAN = 1000; // the width of the SVG's own units
 const LINE_POINTS = 6; // of a stroke on one line
 const INK_MS = 40; // strokes are drawn in steps of this, the brush's outline at every move
 
-/** Draws a polyline of fractions of the picture with a round brush of `diameter`, on a canvas `size` wide. */
-function tracePath(context, points, diameter, size) {
-  context.lineCap = context.lineJoin = "round";
-  context.lineWidth = diameter * size;
-  context.beginPath();
-  context.moveTo(points[0].x * size, points[0].y * size);
-  for (const point of points) context.lineTo(point.x * size + 0.01, point.y * size);
-  context.stroke();
-}
-
 /** The mask as a picture of one colour, to be drawn scaled. */
 function maskImage(mask, colour) {
   const canvas = document.createElement("canvas");

@@ -14,6 +14,7 @@ function setRange(range, value) {
 function makeTools({ root, store }) {
   const tools = [...root.querySelectorAll("[data-tool]")];
   const size = root.querySelector("[data-set=size]");
+  const hardness = root.querySelector("[data-set=hardness]");
   const strength = root.querySelector("[data-set=strength]");
 
   function choose(tool) {
@@ -23,6 +24,7 @@ function makeTools({ root, store }) {
 
   for (const button of tools) button.addEventListener("click", () => choose(button.dataset.tool));
   size.addEventListener("input", () => store.setTool({ size: Number(size.value) / 100 }));
+  hardness.addEventListener("input", () => store.setTool({ hardness: Number(hardness.value) / 100 }));
   strength.addEventListener("input", () => store.setTool({ strength: Number(strength.value) }));
 
   function refresh() {
@@ -31,6 +33,8 @@ function makeTools({ root, store }) {
     for (const button of tools) button.setAttribute("aria-pressed", String(button.dataset.tool === held));
     setRange(size, Math.round(100 * diameter));
     size.nextElementSibling.textContent = `${size.value}%`;
+    setRange(hardness, Math.round(100 * store.tool.hardness));
+    hardness.nextElementSibling.textContent = `${hardness.value}%`;
     setRange(strength, much);
     strength.nextElementSibling.textContent = `${Math.round(100 * much)}%`;
     strength.disabled = rub || mode === "erase";
@@ -40,6 +44,8 @@ function makeTools({ root, store }) {
   refresh();
   return {
     choose,
+    /** A quarter harder or softer. */
+    harden: (sign) => store.setTool({ hardness: Math.min(1, Math.max(0, store.tool.hardness + 0.25 * sign)) }),
     /** One notch bigger or smaller. */
     resize(sign) {
       const percent = Number(size.value);

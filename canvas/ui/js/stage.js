@@ -53,27 +53,11 @@ function makePicture(canvas) {
   };
 }
 
-/** A stroke's coverage on the mask's raster. */
-function makeRaster() {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = MASK;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  return (points, diameter) => {
-    context.clearRect(0, 0, MASK, MASK);
-    tracePath(context, points, diameter, MASK);
-    const pixels = context.getImageData(0, 0, MASK, MASK).data;
-    const data = new Uint8Array(MASK * MASK);
-    for (let i = 0; i < data.length; i++) data[i] = pixels[4 * i + 3];
-    return makeMask(data);
-  };
-}
-
 /** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed.
  *  `onMask(layer)` shows where a layer is while it is moved; `isLocked(layer)` says so in words where one is.
  *  While the tool is to inspect, `onInspect(x, y, pressed)` is told the place instead. */
 function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask, isLocked }) {
-  const rasterise = makeRaster();
-  let stroke = null; // {pointer, points, diameter, rub, id, base}
+  let stroke = null; // {pointer, points, drawn, rub, id, base}, or of the move tool {pointer, points, move, id, base}
   let ahead = false; // whether the stroke is longer than what of it is in the painting
   let moved = 0; // when the stroke last grew
   let resting = 0;
@@ -97,7 +81,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   }
 
   function begin(point, pointer) {
-    const { rub, move, brush, size } = store.tool;
+    const { rub, move, brush, size, hardness } = store.tool;
     const active = store.active;
     if (rub || move ? !active : !brush) {
       onRefuse();
@@ -110,7 +94,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
       return;
     }
     const layer = rub ? active : target();
-    stroke = { pointer, points: [point], diameter: size, rub, id: layer.id, base: layer.mask };
+    stroke = { pointer, points: [point], drawn: makeStroke(point, size, hardness), rub, id: layer.id, base: layer.mask };
     overlay.begin(point, size, rub ? "#ffffff" : colourOf(layer.brush));
     grown();
   }
@@ -139,6 +123,7 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
       return;
     }
     stroke.points.push(...kept);
+    stroke.drawn.extend(kept);
     overlay.extend(kept);
     grown();
   }
@@ -155,14 +140,13 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   function settle() {
     if (!stroke || !ahead) return;
     ahead = false;
-    const { points, diameter, rub, move, id, base } = stroke;
+    const { points, drawn, rub, move, id, base } = stroke;
     if (move) {
       const [from, to] = points;
       nudge(id, base, to.x - from.x, to.y - from.y);
       return;
     }
-    const drawn = rasterise(points, diameter);
-    const mask = rub ? minusOf(base, drawn) : unionOf(base, drawn);
+    const mask = rub ? minusOf(base, drawn.mask()) : unionOf(base, drawn.mask());
     store.preview(withLayer(store.painting, id, { mask }));
   }
 
