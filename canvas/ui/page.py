@@ -34,25 +34,11 @@ log = logging.getLogger("featurebrush.ui")
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    *(
-        "values",
-        "store",
-        "net",
-        "overlay",
-        "raster",
-        "stage",
-        "shelf",
-        "palette",
-        "hand",
-        "atlas",
-        "mapview",
-        "map",
-        "inspect",
-    ),
-    *("layers", "settings", "files", "keys", "main"),
+    *("values", "store", "net", "overlay", "raster", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map"),
+    *("inspect", "layers", "settings", "aside", "snapshots", "compare", "files", "keys", "main"),
 )
 """The files of ``js/`` in the order in which they are joined to one function body."""
-STYLES = ("page", "atlas", "layers", "files")
+STYLES = ("page", "atlas", "layers", "snapshots", "files")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8

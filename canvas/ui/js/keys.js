@@ -3,7 +3,7 @@
 /** By group: keys, and the name of what they do in `text.json`. */
 const KEYS = {
   keys_tools: [["B", "key_paint"], ["X", "key_remove"], ["E", "key_rub"], ["V", "key_move"], ["I", "key_inspect"], ["[", "key_smaller"], ["]", "key_larger"], ["{", "key_softer"], ["}", "key_harder"]],
-  keys_picture: [["Arrows", "key_cursor"], ["Space", "key_dab"], ["Alt+Click", "key_pick"], ["Escape", "key_cancel"], ["R", "key_roll"]],
+  keys_picture: [["Arrows", "key_cursor"], ["Space", "key_dab"], ["Alt+Click", "key_pick"], ["Escape", "key_cancel"], ["C", "key_compare"], ["S", "key_snapshot"], ["R", "key_roll"]],
   keys_palette: [["/", "key_search"], ["M", "key_map"], ["F", "key_star"]],
   keys_layers: [["Alt+ArrowUp", "key_raise"], ["Alt+ArrowDown", "key_lower"], ["Ctrl+D", "key_duplicate"], ["Ctrl+M", "key_merge"], ["H", "key_hide"], ["L", "key_lock"], ["F2", "key_rename"], ["Delete", "key_delete"]],
   keys_painting: [["Ctrl+Z", "key_undo"], ["Ctrl+Shift+Z", "key_redo"], ["Ctrl+Y", "key_redo"], ["Ctrl+O", "key_open"], ["Ctrl+S", "key_save"], ["Ctrl+E", "key_export"], ["G", "key_gallery"], ["?", "key_help"]],

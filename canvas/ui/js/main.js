@@ -154,6 +154,9 @@ async function startPage(root) {
     change();
   }
 
+  const aside = makeAside({ server, session, idle: net.idle });
+  const compare = makeCompare({ root, store, aside, status });
+  const snapshots = makeSnapshots({ root, store, aside, status, onOpen: load, onChange: compare.offer });
   const files = makeFiles({ root, server, session, store, status, onOpen: load });
   find("[data-do=map]").addEventListener("click", () => map.open());
   const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear };
@@ -171,7 +174,9 @@ async function startPage(root) {
       key_larger: () => tools.resize(1),
       key_softer: () => tools.harden(-1),
       key_harder: () => tools.harden(1),
-      key_cancel: () => stage.cancel() || inspect.release(),
+      key_cancel: () => stage.cancel() || compare.close() || inspect.release(),
+      key_compare: compare.toggle,
+      key_snapshot: snapshots.take,
       key_roll: settings.roll,
       key_search: () => palette.search.focus(),
       key_map: () => map.open(),

@@ -18,6 +18,7 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
   let answered = 0;
   let inFlight = false;
   let changed = false;
+  let resting = Promise.resolve();
   let times = [];
   let state = "";
 
@@ -29,6 +30,8 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
   async function send() {
     if (inFlight) return;
     inFlight = true;
+    let rest;
+    resting = new Promise((done) => (rest = done));
     try {
       while (changed) {
         changed = false;
@@ -36,6 +39,7 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
       }
     } finally {
       inFlight = false;
+      rest();
     }
   }
 
@@ -93,6 +97,10 @@ function makeNet({ server, session, current, hurried, onSent, onFrame, onRefused
     request() {
       changed = true;
       send();
+    },
+    /** Resolves once there is nothing to paint. */
+    async idle() {
+      while (inFlight) await resting;
     },
     get busy() {
       return inFlight || changed;
