@@ -36,7 +36,7 @@ def keep(run: Path, model: Path, command: str) -> None:
 
 
 def _small(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.half() if tensor.is_floating_point() and tensor.numel() > 2**13 else tensor.contiguous()
+    return tensor.half() if tensor.dtype == torch.float32 and tensor.numel() > 2**13 else tensor.contiguous()
 
 
 def restore(model: Path, run: Path) -> None:
