@@ -92,25 +92,47 @@ class Mask:
         return cls(image.reduce(_SUPERSAMPLE).tobytes())
 
     @classmethod
-    def stroke(cls, points: Iterable[Sequence[float]], r: float, hardness: float = 1.0) -> Mask:
+    def stroke(cls, points: Iterable[Sequence[float]], r: float | Sequence[float], hardness: float = 1.0) -> Mask:
         """What a round brush covers when drawn along a line of (x, y) points; one point is a dab.
 
-        Parameters: ``r`` is the radius as a fraction of the canvas' width; ``hardness`` in 0..1 is the part of the
-        radius that is fully covered, from there coverage falls smoothly to 0 at ``r``.
+        Parameters: ``r`` is the radius as a fraction of the canvas' width, or one for every point, as a pen gives it
+        that is pressed more and less; ``hardness`` in 0..1 is the part of the radius that is fully covered, from there
+        coverage falls smoothly to 0 at ``r``.
         """
         path = _points(points, at_least=1) * SIZE
-        radius = _radius("r", r) * SIZE
-        hard = _number("hardness", hardness)
-        if not 0 <= hard <= 1:
-            raise FeaturebrushError(f"hardness must be between 0 and 1, not {hardness!r}")
-        if radius < 1e-6:
+        each = [r] * len(path) if isinstance(r, (int, float)) or not isinstance(r, Sequence) else r
+        if len(each) != len(path):
+            raise FeaturebrushError(
+                f"r is one radius, or one for each of the {len(path)} points, not {len(each)} of them"
+            )
+        radii = np.array([_radius("r", radius) for radius in each]) * SIZE
+        hard = _fraction("hardness", hardness)
+        if radii.max() < 1e-6:
             return cls.empty()
-        distance = _distance_to_path(_thinned(path, min(max(0.5, radius / 6), 2.0)), radius + 1)
-        covered = np.clip(np.minimum(distance + radius, 0.5) - np.maximum(distance - radius, -0.5), 0, 1)
+        kept = _thinned(path, min(max(0.5, radii[0] / 6), 2.0))
+        beyond, radius = _beyond_stroke(path[kept], radii[kept])
+        covered = np.clip(np.minimum(beyond + 2 * radius, 0.5) - np.maximum(beyond, -0.5), 0, 1)
         if hard < 1:
-            ramp = np.clip((radius - distance) / (radius * (1 - hard)), 0, 1)
+            ramp = np.clip(-beyond / np.maximum(radius * (1 - hard), 1e-9), 0, 1)
             covered = np.minimum(covered, ramp * ramp * (3 - 2 * ramp))
         return cls._from_fractions(covered)
+
+    @classmethod
+    def flood(cls, image: Image.Image, x: float, y: float, tolerance: float = 0.1) -> Mask:
+        """The part of ``image`` around (x, y) that has about its colour there, as far as it hangs together.
+
+        Parameters: ``tolerance`` in 0..1 is the difference that is let through, the mean of red, green and blue.
+        """
+        if not isinstance(image, Image.Image):
+            raise FeaturebrushError(f"Mask.flood takes a PIL image, not {type(image).__name__}")
+        limit = 3 * 255 * _fraction("tolerance", tolerance)
+        column, row = (min(int(_fraction(name, value) * SIZE), SIZE - 1) for name, value in (("x", x), ("y", y)))
+        small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+        colours = np.asarray(small).astype(int)
+        alike = np.abs(colours - colours[row, column]).sum(-1) <= limit
+        filled = Image.fromarray(np.where(alike, 255, 0).astype(np.uint8)).copy()  # to be written to
+        ImageDraw.floodfill(filled, (column, row), 128)
+        return cls.from_array(np.asarray(filled) == 128)
 
     @classmethod
     def from_array(cls, a: ArrayLike) -> Mask:
@@ -182,10 +204,47 @@ class Mask:
         """Covered where this mask is not."""
         return self._with(255 - self.array())
 
+    def __mul__(self, opacity: float) -> Mask:
+        """Covered ``opacity`` in 0..1 times as much."""
+        return self._from_fractions(self.array() / 255 * _fraction("a mask's factor", opacity))
+
     def shifted(self, dx: float, dy: float) -> Mask:
         """This mask moved by fractions of the canvas, to parts of a pixel; what leaves the canvas is lost."""
-        lowered = _slid(self.array() / 255, _number("dy", dy) * SIZE)
-        return self._from_fractions(_slid(lowered.T, _number("dx", dx) * SIZE).T)
+        return self._placed((1.0, 1.0), (0.0, 0.0), (_number("dx", dx), _number("dy", dy)))
+
+    def scaled(self, sx: float, sy: float | None = None, about: Sequence[float] | None = None) -> Mask:
+        """This mask ``sx`` times as wide and ``sy`` (``sx`` if not given) times as high; negative: mirrored as well.
+
+        Parameters: ``about`` is the point (x, y) that stays, the middle of ``box`` if not given. Coverage is averaged
+        over areas; what leaves the canvas is lost.
+        """
+        scale = (_factor("sx", sx), _factor("sy", sx if sy is None else sy))
+        if about is not None:
+            x, y = _points([about], at_least=1)[0]
+            return self._placed(scale, (x, y), (0.0, 0.0))
+        if self.box is None:
+            return self
+        x0, y0, x1, y1 = self.box
+        return self._placed(scale, ((x0 + x1) / 2, (y0 + y1) / 2), (0.0, 0.0))
+
+    def flipped(self, vertically: bool = False) -> Mask:
+        """This mask mirrored in its own box: left to right, or top to bottom."""
+        return self.scaled(1, -1) if vertically else self.scaled(-1, 1)
+
+    def _placed(self, scale: Sequence[float], about: Sequence[float], shift: Sequence[float]) -> Mask:
+        (sx, sy), (x, y), (dx, dy) = scale, np.multiply(about, SIZE), np.multiply(shift, SIZE)
+        stretched = _stretched(self.array() / 255, sy, y, dy)
+        return self._from_fractions(np.clip(_stretched(stretched.T, sx, x, dx).T, 0, 1))
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The smallest rectangle (x0, y0, x1, y1) of whole pixels that holds what is covered; None if nothing is."""
+        covered = self.array() > 0
+        columns, rows = np.flatnonzero(covered.any(0)), np.flatnonzero(covered.any(1))
+        if not len(columns):
+            return None
+        edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return tuple(float(edge) / SIZE for edge in edges)  # pyright: ignore[reportReturnType] - four of them
 
     @property
     def is_empty(self) -> bool:
@@ -249,6 +308,20 @@ def _radius(name: str, value: object) -> float:
     return number
 
 
+def _fraction(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not 0 <= number <= 1:
+        raise FeaturebrushError(f"{name} must be between 0 and 1, not {value!r}")
+    return number
+
+
+def _factor(name: str, value: object) -> float:
+    number = _number(name, value)
+    if abs(number) < 1e-3:
+        raise FeaturebrushError(f"{name} is a factor of at least 0.001 in size; received {number!r}")
+    return number
+
+
 def _points(points: Iterable[Sequence[float]], at_least: int) -> NDArray[np.float64]:
     try:
         array = np.array([[_number("x", x), _number("y", y)] for x, y in points], dtype=np.float64)
@@ -285,46 +358,58 @@ def _averaged(rows: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.diff(upto, axis=0) * (n / m)
 
 
-def _slid(rows: NDArray[np.float64], pixels: float) -> NDArray[np.float64]:
-    """``rows`` ``[128, k]`` moved down by ``pixels``; each is shared between the two that it then covers."""
-    pixels = min(max(pixels, -SIZE), SIZE)
-    whole = math.floor(pixels)
-    part = pixels - whole
-    padded = np.zeros((3 * SIZE + 1, rows.shape[1]))
-    padded[SIZE + 1 : 2 * SIZE + 1] = rows
-    start = SIZE + 1 - whole
-    return (1 - part) * padded[start : start + SIZE] + part * padded[start - 1 : start - 1 + SIZE]
+def _stretched(rows: NDArray[np.float64], scale: float, about: float, shift: float) -> NDArray[np.float64]:
+    """``rows`` ``[128, k]`` stretched by ``scale`` about a height and then moved down, in pixels; areas averaged."""
+    summed = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
+    edges = np.clip(about + (np.arange(SIZE + 1) - shift - about) / scale, 0, SIZE)
+    above = np.minimum(edges.astype(int), SIZE - 1)
+    upto = summed[above] + (edges - above)[:, None] * rows[above]
+    return np.diff(upto, axis=0) * scale
 
 
-def _thinned(path: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
-    """The path without points nearer than ``spacing`` to the one kept before; both ends stay."""
-    kept = [path[0]]
-    for point in path[1:-1]:
-        if math.hypot(point[0] - kept[-1][0], point[1] - kept[-1][1]) >= spacing:
-            kept.append(point)
+def _thinned(path: NDArray[np.float64], spacing: float) -> list[int]:
+    """Which points of the path to keep: none nearer than ``spacing`` to the one kept before; both ends stay."""
+    kept = [0]
+    for i, point in enumerate(path[1:-1], start=1):
+        last = path[kept[-1]]
+        if math.hypot(point[0] - last[0], point[1] - last[1]) >= spacing:
+            kept.append(i)
     if len(path) > 1:
-        kept.append(path[-1])
-    return np.array(kept)
+        kept.append(len(path) - 1)
+    return kept
 
 
-def _distance_to_path(path: NDArray[np.float64], reach: float) -> NDArray[np.float64]:
-    """``[128, 128]``: from each pixel's centre to the polyline ``path`` ``[n, 2]`` in pixels; exact up to ``reach``."""
-    squared = np.full((SIZE, SIZE), np.inf)
+def _beyond_stroke(path: NDArray[np.float64], radii: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """How far each pixel's centre lies beyond a stroke's edge, and the stroke's radius there, both ``[128, 128]``.
+
+    The stroke runs along the polyline ``path`` ``[n, 2]`` in pixels; between points its radius changes evenly.
+    """
+    beyond = np.full((SIZE, SIZE), np.inf)
+    radius = np.zeros((SIZE, SIZE))
     centres = np.arange(SIZE) + 0.5
-    starts, ends = (path, path) if len(path) == 1 else (path[:-1], path[1:])
-    first = np.clip(np.floor(np.minimum(starts, ends) - reach), 0, SIZE).astype(int)
-    last = np.clip(np.ceil(np.maximum(starts, ends) + reach), 0, SIZE).astype(int)
-    for (ax, ay), (bx, by), (x0, y0), (x1, y1) in zip(starts, ends, first, last, strict=True):
+    first = np.arange(max(1, len(path) - 1))
+    for i, j in zip(first, np.minimum(first + 1, len(path) - 1), strict=True):
+        (ax, ay), (bx, by) = path[i], path[j]
+        reach = max(radii[i], radii[j]) + 1
+        x0, x1 = _within(min(ax, bx) - reach, max(ax, bx) + reach)
+        y0, y1 = _within(min(ay, by) - reach, max(ay, by) + reach)
         if x0 >= x1 or y0 >= y1:
             continue
         px, py = centres[x0:x1] - ax, (centres[y0:y1] - ay)[:, None]
         dx, dy = bx - ax, by - ay
         length2 = dx * dx + dy * dy
-        near = px * px + py * py
+        squared, t = px * px + py * py, np.zeros((y1 - y0, x1 - x0))
         if length2 > 0:
             along = px * dx + py * dy
             t = np.minimum(np.maximum(along / length2, 0), 1)
-            near = near - t * (2 * along - t * length2)
-        window = squared[y0:y1, x0:x1]
-        np.minimum(window, near, out=window)
-    return np.sqrt(np.maximum(squared, 0))
+            squared = squared - t * (2 * along - t * length2)
+        here = radii[i] + t * (radii[j] - radii[i])
+        gap = np.sqrt(np.maximum(squared, 0)) - here
+        nearer = gap < beyond[y0:y1, x0:x1]
+        beyond[y0:y1, x0:x1][nearer] = gap[nearer]
+        radius[y0:y1, x0:x1][nearer] = here[nearer]
+    return beyond, radius
+
+
+def _within(low: float, high: float) -> tuple[int, int]:
+    return int(min(max(math.floor(low), 0), SIZE)), int(min(max(math.ceil(high), 0), SIZE))

@@ -135,6 +135,54 @@ def test_no_shift_changes_nothing_and_a_far_one_empties(mask: Mask) -> None:
     assert mask.shifted(2, 0).is_empty
 
 
+@given(st.floats(0.4, 0.6), st.floats(0.4, 0.6), st.floats(0.3, 1.5), st.floats(0.3, 1.5), st.booleans())
+def test_scaling_an_ellipse_gives_an_ellipse(x: float, y: float, sx: float, sy: float, mirrored: bool) -> None:
+    mask, sign = Mask.ellipse(x, y, 0.12, 0.2), -1 if mirrored else 1
+    scaled = mask.scaled(sign * sx, sy, about=(x, y)).array().astype(int)
+    assert np.abs(scaled - Mask.ellipse(x, y, 0.12 * sx, 0.2 * sy).array()).mean() < 1.5
+
+
+@given(masks())
+def test_mirrors_are_their_own_inverse_and_keep_the_box(mask: Mask) -> None:
+    for vertically in (False, True):
+        assert mask.flipped(vertically).flipped(vertically) == mask
+        assert mask.flipped(vertically).box == mask.box
+    assert mask.scaled(1) == mask
+
+
+@given(middle, middle, st.floats(0.05, 0.2))
+def test_a_box_holds_what_is_covered(x: float, y: float, r: float) -> None:
+    mask = Mask.disc(x, y, r)
+    assert mask.box == pytest.approx((x - r, y - r, x + r, y + r), abs=1.5 / 128)
+    x0, y0, x1, y1 = mask.box or (0, 0, 0, 0)
+    assert (mask - Mask.rect(x0, y0, x1, y1)).is_empty
+    assert Mask.empty().box is None
+
+
+def test_opacity_is_a_factor() -> None:
+    assert (Mask.full() * 0.5).array().max() == 128
+    assert Mask.disc(0.5, 0.5, 0.2) * 1 == Mask.disc(0.5, 0.5, 0.2)
+    assert (Mask.full() * 0).is_empty
+
+
+def test_a_stroke_is_as_wide_as_the_pen_is_pressed() -> None:
+    tapered = Mask.stroke([(0.2, 0.5), (0.8, 0.5)], [0.02, 0.1])
+    across = tapered.array()[:, [32, 64, 96]].astype(float).sum(0) / 255 / 128
+    np.testing.assert_allclose(
+        across, 2 * np.array([0.0267, 0.06, 0.0933]) / math.cos(math.atan(0.08 / 0.6)), atol=0.006
+    )
+    assert Mask.stroke([(0.2, 0.5), (0.8, 0.5)], [0.1, 0.1], 0.3) == Mask.stroke([(0.2, 0.5), (0.8, 0.5)], 0.1, 0.3)
+
+
+def test_a_flood_fills_what_hangs_together() -> None:
+    image = Image.new("RGB", (256, 256), "navy")
+    image.paste("white", (0, 128, 256, 256))
+    image.paste("navy", (64, 160, 192, 224))  # an island of the same colour
+    assert Mask.flood(image, 0.5, 0.2) == Mask.rect(0, 0, 1, 0.5)
+    assert Mask.flood(image, 0.5, 0.7) == Mask.rect(0.25, 0.625, 0.75, 0.875)
+    assert Mask.flood(image, 1, 1, tolerance=1) == Mask.full()
+
+
 @given(masks())
 def test_arrays_and_json_round_trip(mask: Mask) -> None:
     assert Mask.from_array(mask.array()) == mask
@@ -189,6 +237,13 @@ def test_wrong_arrays_are_refused(array: object, says: str) -> None:
         (lambda: Mask.stroke([(0.5, 0.5)], 0.1, hardness=2), "hardness .*2"),
         (lambda: Mask.full().coverage(0, 4), "h is .*0"),
         (lambda: Mask.full().shifted(math.nan, 0), "dx .*nan"),
+        (lambda: Mask.stroke([(0.1, 0.1), (0.5, 0.5)], [0.1]), "one for each of the 2 points, not 1"),
+        (lambda: Mask.full() * 1.5, "factor .*1.5"),
+        (lambda: Mask.full().scaled(0), "sx .*0.0"),
+        (lambda: Mask.full().scaled(1, math.inf), "sy .*inf"),
+        (lambda: Mask.flood(Image.new("RGB", (8, 8)), 1.2, 0), "x .*1.2"),
+        (lambda: Mask.flood(Image.new("RGB", (8, 8)), 0, 0, -1), "tolerance .*-1"),
+        (lambda: Mask.flood("me", 0, 0), "PIL image"),  # pyright: ignore[reportArgumentType]
         (lambda: Mask.from_image(3), "PIL image"),  # pyright: ignore[reportArgumentType]
     ],
 )
