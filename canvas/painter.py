@@ -21,6 +21,7 @@ from canvas.inspection import Inspection, SeenFeature
 from canvas.masks import Mask
 from canvas.painting import Brush, Painting
 from canvas.steering import BlockEdits, Edit, FeatureSet, brush_vector
+from canvas.unet import grid_of
 from sae.errors import FeaturebrushError, unknown
 
 T = TypeVar("T")
@@ -88,6 +89,17 @@ class Painter:
         See ``guidance`` for paintings without a prompt and layers.
         """
         return self._model.defaults
+
+    @property
+    def most_steps(self) -> int:
+        """As many sampling steps as a painting can ask for."""
+        return int(self._model.pipeline.scheduler.config.num_train_timesteps)
+
+    def grid(self, block: str) -> tuple[int, int]:
+        """The rows and columns of the activations at ``block`` for a picture of the model's size."""
+        self._sae(block)
+        side = self.defaults.size // self.pipeline.vae_scale_factor
+        return grid_of(self.pipeline.unet, block, side, side)
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -284,9 +296,10 @@ class Painter:
             raise FeaturebrushError(f"a Painting is expected, not {type(painting).__name__}")
         if painting.model != self.model:
             raise FeaturebrushError(f"this painting is for the model {painting.model!r}; {self.model!r} is loaded")
-        most = self._model.pipeline.scheduler.config.num_train_timesteps
-        if painting.steps is not None and painting.steps > most:
-            raise FeaturebrushError(f"steps must be in 1..{most} for {self.model!r}; received {painting.steps}")
+        if painting.steps is not None and painting.steps > self.most_steps:
+            raise FeaturebrushError(
+                f"steps must be in 1..{self.most_steps} for {self.model!r}; received {painting.steps}"
+            )
         return [self._feature_set(layer.brush) for layer in painting.layers]
 
     def _feature_set(self, brush: Brush) -> FeatureSet:

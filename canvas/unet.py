@@ -183,6 +183,17 @@ class Walk:
         return Place(stop, entered, sample, skips)
 
 
+def grid_of(unet: Any, block: str, height: int, width: int) -> tuple[int, int]:
+    """The rows and columns of the activations at ``block`` (``down.2.1``) for latents of that height and width.
+
+    Each down block but the last halves them, rounding up, and each up block doubles them again.
+    """
+    way, number = block.split(".")[:2]
+    last = len(unet.config.block_out_channels) - 1
+    level = {"down": int(number), "mid": last, "up": last - int(number)}[way]
+    return -(-height // 2**level), -(-width // 2**level)
+
+
 def _spans(stages: Iterable[_Stage], blocks: Collection[str]) -> Iterator[Span]:
     together: list[_Stage] = []
     for stage in stages:

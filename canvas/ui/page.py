@@ -26,6 +26,7 @@ from PIL import Image
 from canvas import files
 from canvas.gallery import Example
 from canvas.painting import Painting
+from canvas.registry import Defaults
 from canvas.ui import atlas
 from canvas.ui.session import Studio
 from sae.errors import FeaturebrushError
@@ -34,16 +35,34 @@ log = logging.getLogger("featurebrush.ui")
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    *("values", "store", "net", "overlay", "raster", "stage", "shelf", "palette", "hand", "atlas", "mapview", "map"),
-    *("inspect", "layers", "settings", "aside", "snapshots", "compare", "files", "keys", "main"),
+    *(
+        "values",
+        "store",
+        "net",
+        "overlay",
+        "raster",
+        "frame",
+        "view",
+        "stage",
+        "masks",
+        "shelf",
+        "palette",
+        "hand",
+        "atlas",
+        "mapview",
+        "map",
+    ),
+    *("inspect", "layers", "settings", "aside", "snapshots", "compare", "variations", "files", "keys", "main"),
 )
 """The files of ``js/`` in the order in which they are joined to one function body."""
-STYLES = ("page", "atlas", "layers", "snapshots", "files")
+STYLES = ("page", "atlas", "layers", "snapshots", "files", "tools")
 """The files of ``css/`` in their order."""
 ICON = 96
 ICONS_A_ROW = 8
 HURRY = 80
 """Milliseconds that a draft may take: as many steps as fit, going by how long the last whole picture took."""
+MOST_STEPS = 50
+"""As many steps as the page offers, where the model allows more."""
 SESSIONS = 1024
 """Of how many people's last pictures it is known what they are."""
 TEXT: dict[str, str] = json.loads((HERE / "text.json").read_text(encoding="utf-8"))
@@ -63,6 +82,14 @@ class PainterLike(atlas.AtlasLike, Protocol):
 
     @property
     def examples(self) -> tuple[Example, ...]: ...
+
+    @property
+    def defaults(self) -> Defaults: ...
+
+    @property
+    def most_steps(self) -> int: ...
+
+    def grid(self, block: str) -> tuple[int, int]: ...
 
     def render(self, painting: Painting) -> Image.Image: ...
 
@@ -142,7 +169,7 @@ class _Desk:
         self._whole = 0.0  # milliseconds that the last picture took that was no draft
         # looks go by a thread of their own: a picture in the making must not be thrown out by who moves the mouse
         self._looks = Studio(lambda look: atlas.seen(painter.inspect(*look)), remember=256)
-        self._palette = palette(painter)
+        self._palette = {**palette(painter), **limits(painter)}
 
     def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]]:
         """What the browser calls, as plain functions: Gradio marks them with an attribute, not for methods."""
@@ -334,6 +361,16 @@ def palette(painter: PainterLike) -> dict[str, Any]:
             log.warning("no icon for %r: %s", concept.name, error)
         concepts.append(entry)
     return {"concepts": concepts, "icons": data_url(sprites(icons)) if icons else "", "icons_a_row": ICONS_A_ROW}
+
+
+def limits(painter: PainterLike) -> dict[str, Any]:
+    """What the browser needs to know of the model: its defaults, how many steps to offer, and its blocks' grids."""
+    steps, guidance = painter.defaults.steps, painter.defaults.guidance
+    most = max(steps, min(painter.most_steps, MOST_STEPS))
+    return {
+        "limits": {"steps": steps, "guidance": guidance, "most_steps": most},
+        "grids": {block: list(painter.grid(block)) for block in painter.blocks},
+    }
 
 
 def sprites(icons: Iterable[Image.Image]) -> Image.Image:

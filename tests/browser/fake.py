@@ -22,6 +22,7 @@ from canvas.gallery import Example
 from canvas.inspection import SeenFeature
 from canvas.masks import Mask
 from canvas.painting import Brush, Painting
+from canvas.registry import Defaults
 from sae.errors import FeaturebrushError, unknown
 
 SIZE = 256
@@ -69,6 +70,8 @@ class FakePainter:
         for name, words in names.items()
     )
     blocks = ("down.1.0", "up.0.2")
+    defaults = Defaults(steps=4, guidance=1.0, size=SIZE)
+    most_steps = 1000
 
     def __init__(self, seconds: float = 0.2, n_features: int = 256) -> None:
         self.seconds = seconds
@@ -84,6 +87,10 @@ class FakePainter:
         if brush.name is not None:
             return self._colour(brush.name)
         return self._colour(self.label(brush.features[0][0]))
+
+    def grid(self, block: str) -> tuple[int, int]:
+        """16×16 everywhere."""
+        return 16, 16
 
     def label(self, index: int) -> str:
         """Feature i is of concept i, round and round."""

@@ -164,7 +164,10 @@ def test_strokes_cover_what_python_says(easel: Any, size: float, hardness: float
     rng = np.random.default_rng(round(100 * size + 10 * hardness))
     path = np.clip(0.5 + np.cumsum(rng.normal(0, 0.04, (40, 2)), axis=0), -0.1, 1.1).tolist()
     for points in (path[:1], path[:3], path):
-        made = easel.page.evaluate("(what) => featurebrush.stroke(...what)", [points, size, hardness])
+        made = easel.page.evaluate(
+            "(what) => featurebrush.drawn(...what)",
+            ["makeStroke", [{"x": x, "y": y} for x, y in points], size, hardness],
+        )
         wanted = Mask.stroke(points, size / 2, hardness).array().astype(int)
         assert np.abs(np.array(made, int).reshape(128, 128) - wanted).max() <= 1
 
@@ -195,7 +198,7 @@ def test_alt_click_picks_the_layer_that_is_there(three: Any) -> None:
 def test_the_page_moves_masks_as_python_does(three: Any, dx: float, dy: float) -> None:
     mask = Mask.stroke([(0.2, 0.2), (0.8, 0.6)], 0.1, hardness=0.3)
     three.page.evaluate("(text) => featurebrush.load(text)", Painting().paint("castle", mask).to_json())
-    moved = three.page.evaluate("([dx, dy]) => featurebrush.shifted(0, dx, dy)", [dx, dy])
+    moved = three.page.evaluate("(shift) => featurebrush.placed(0, { shift })", [dx, dy])
     assert np.abs(np.array(moved, int).reshape(128, 128) - mask.shifted(dx, dy).array().astype(int)).max() <= 1
 
 

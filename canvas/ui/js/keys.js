@@ -2,10 +2,12 @@
 
 /** By group: keys, and the name of what they do in `text.json`. */
 const KEYS = {
-  keys_tools: [["B", "key_paint"], ["X", "key_remove"], ["E", "key_rub"], ["V", "key_move"], ["I", "key_inspect"], ["[", "key_smaller"], ["]", "key_larger"], ["{", "key_softer"], ["}", "key_harder"]],
-  keys_picture: [["Arrows", "key_cursor"], ["Space", "key_dab"], ["Alt+Click", "key_pick"], ["Escape", "key_cancel"], ["C", "key_compare"], ["S", "key_snapshot"], ["R", "key_roll"]],
+  keys_tools: [["B", "key_paint"], ["X", "key_remove"], ["E", "key_rub"], ["V", "key_move"], ["I", "key_inspect"], ["[", "key_smaller"], ["]", "key_larger"], ["{", "key_softer"], ["}", "key_harder"],
+    ["1", "key_brush"], ["2", "key_rect"], ["3", "key_ellipse"], ["4", "key_lasso"], ["5", "key_flood"]],
+  keys_picture: [["Arrows", "key_cursor"], ["Space", "key_dab"], ["Alt+Click", "key_pick"], ["+", "key_zoom_in"], ["-", "key_zoom_out"], ["0", "key_zoom_fit"],
+    ["Space+Drag", "key_pan"], ["O", "key_masks"], ["Escape", "key_cancel"], ["C", "key_compare"], ["S", "key_snapshot"], ["R", "key_roll"], ["A", "key_variations"]],
   keys_palette: [["/", "key_search"], ["M", "key_map"], ["F", "key_star"]],
-  keys_layers: [["Alt+ArrowUp", "key_raise"], ["Alt+ArrowDown", "key_lower"], ["Ctrl+D", "key_duplicate"], ["Ctrl+M", "key_merge"], ["H", "key_hide"], ["L", "key_lock"], ["F2", "key_rename"], ["Delete", "key_delete"]],
+  keys_layers: [["Alt+ArrowUp", "key_raise"], ["Alt+ArrowDown", "key_lower"], ["Ctrl+D", "key_duplicate"], ["Ctrl+M", "key_merge"], ["Shift+H", "key_flip_x"], ["Shift+V", "key_flip_y"], ["H", "key_hide"], ["L", "key_lock"], ["F2", "key_rename"], ["Delete", "key_delete"]],
   keys_painting: [["Ctrl+Z", "key_undo"], ["Ctrl+Shift+Z", "key_redo"], ["Ctrl+Y", "key_redo"], ["Ctrl+O", "key_open"], ["Ctrl+S", "key_save"], ["Ctrl+E", "key_export"], ["G", "key_gallery"], ["?", "key_help"]],
 };
 const EVEN_TYPING = ["key_open", "key_save", "key_export"];
@@ -16,8 +18,9 @@ function comboOf(event) {
   if (event.ctrlKey || event.metaKey) held.push("Ctrl");
   if (event.altKey) held.push("Alt");
   const named = event.key.length > 1;
-  if (event.shiftKey && (named || held.length)) held.push("Shift");
-  return [...held, event.key === " " ? "Space" : named ? event.key : event.key.toUpperCase()].join("+");
+  if (event.shiftKey && (named || held.length || /[a-z]/i.test(event.key))) held.push("Shift");
+  const key = { " ": "Space", "=": "+" }[event.key] ?? (named ? event.key : event.key.toUpperCase());
+  return [...held, key].join("+");
 }
 
 /** `actions` by the table's names; an action that answers false lets the browser have its key. */
@@ -35,7 +38,7 @@ function makeKeys({ root, actions }) {
       const what = document.createElement("dt");
       what.textContent = TEXT[name];
       const how = document.createElement("dd");
-      for (const key of combo.split("+")) how.append(Object.assign(document.createElement("kbd"), { textContent: shown[key] ?? key }));
+      for (const key of combo === "+" ? [combo] : combo.split("+")) how.append(Object.assign(document.createElement("kbd"), { textContent: shown[key] ?? key }));
       list.append(what, how);
     }
     section.append(title, list);

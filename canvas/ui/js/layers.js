@@ -49,6 +49,8 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover, nameOf, 
         store.activate(below.id);
       }
     },
+    flipX: (layer) => flip(layer, false),
+    flipY: (layer) => flip(layer, true),
     raise: (layer) => move(layer, 1),
     lower: (layer) => move(layer, -1),
     rename: (layer) => rename(layer),
@@ -57,6 +59,10 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover, nameOf, 
   function move(layer, by) {
     const painting = withMoved(store.painting, layer.id, placeOf(store.painting, layer.id) + by);
     if (painting !== store.painting) put(painting);
+  }
+
+  function flip(layer, vertically) {
+    if (!refused(layer)) put(withLayer(store.painting, layer.id, { mask: flippedMask(layer.mask, vertically) }));
   }
 
   /** Does it to the active layer; false if there is none. */
@@ -174,7 +180,7 @@ function makeLayers({ root, store, iconOf, colourOf, onChange, onHover, nameOf, 
       return made;
     };
     const lock = does("lock", "fb-unlock");
-    const bar = line("", does("rename", "fb-pen"), does("duplicate", "fb-copy"), does("merge", "fb-merge"), lock);
+    const bar = line("", does("rename", "fb-pen"), does("duplicate", "fb-copy"), does("merge", "fb-merge"), does("flipX", "fb-flip-x"), does("flipY", "fb-flip-y"), lock);
     bar.className = "fb-row";
     details.append(line(TEXT.layer_mode, mode), line(TEXT.layer_steps, steps[0], "–", steps[1], "%"), bar);
     return { details, mode, steps, lock };

@@ -15,14 +15,19 @@ async function startPage(root) {
   const opened = await open(session, status);
   const painting = await fromJson(opened.painting);
   const { strength, size } = opened;
-  const tool = { brush: null, mode: "add", rub: false, move: false, strength, size, hardness: 1, seedLocked: false };
+  const tool = {
+    brush: null, mode: "add", rub: false, move: false, inspect: false, shape: "brush", strength, size, hardness: 1, opacity: 1, tolerance: 0.12,
+    seedLocked: false,
+  };
   const store = makeStore(painting, tool);
   store.concepts = opened.concepts;
 
   const picture = makePicture(find(".fb-picture"));
   const overlay = makeOverlay(find(".fb-overlay"), find(".fb-mask"), find(".fb-ring"));
+  const frame = makeFrame(find(".fb-overlay"));
+  const view = makeView({ easel: find(".fb-easel"), onGrab: () => stage.cancel(), onChange: showFrame });
   const stage = makeStage({
-    easel: find(".fb-easel"), store, overlay, onPaint: change, onRefuse: refuse,
+    easel: find(".fb-easel"), store, overlay, frame, view, pixels: picture.pixels, gridOf, onPaint: change, onRefuse: refuse,
     onInspect: (x, y, pressed) => inspect.at(x, y, pressed), onMask: (layer) => peek(layer.id),
     isLocked: (layer) => layers.refused(layer),
   });
@@ -60,8 +65,9 @@ async function startPage(root) {
     root, easel: find(".fb-easel"), server, session, store, atlas, onPick: hold,
     paintingJson: () => toJson(store.painting),
   });
-  const tools = makeTools({ root: find(".fb-tools"), store });
-  const settings = makeSettings({ root: find(".fb-side"), store, onChange: change });
+  const tools = makeTools({ root: find(".fb-stage"), store });
+  const settings = makeSettings({ root: find(".fb-side"), store, limits: opened.limits, onChange: change });
+  const masks = makeMasks({ root, store, colourOf: stage.colourOf });
   const layers = makeLayers({
     root: find(".fb-side"), store, iconOf: palette.iconOf, colourOf: stage.colourOf, onChange: change, onHover: peek,
     nameOf, say: status.say,
@@ -84,6 +90,18 @@ async function startPage(root) {
     if (store.active && !sameBrush(store.active.brush, brush)) store.activeId = null;
     store.setTool({ brush, rub: false, inspect: false, move: false });
     palette.remember(brush);
+  }
+
+  /** The cells, [rows, columns], of the block that a brush acts on. */
+  function gridOf(brush) {
+    const block = brush.block ?? store.concepts.find(({ name }) => name === brush.concept)?.block;
+    return opened.grids[block];
+  }
+
+  /** The frame with its handles, around what the move tool holds. */
+  function showFrame() {
+    const held = store.tool.move && store.active;
+    frame.show(held ? held.mask : null, find(".fb-easel").clientWidth * view.zoom);
   }
 
   function change() {
@@ -116,6 +134,8 @@ async function startPage(root) {
     find("[data-do=undo]").disabled = !store.canUndo;
     find("[data-do=redo]").disabled = !store.canRedo;
     find("[data-do=clear]").disabled = store.painting.layers.length === 0;
+    root.dataset.shape = store.tool.shape;
+    showFrame();
     root.dataset.hand = store.tool.inspect ? "inspect" : store.tool.move ? "move" : store.tool.rub ? "rub" : store.tool.brush ? "paint" : "none";
     guide();
     if (store.tool.rub || store.tool.move || what === "tool") peek(null);
@@ -124,13 +144,14 @@ async function startPage(root) {
   }
 
   function guide() {
-    const { brush, mode, rub, move, inspect: looking } = store.tool;
+    const { brush, mode, rub, move, shape, inspect: looking } = store.tool;
+    const paint = { lasso: TEXT.guide_lasso, flood: TEXT.guide_flood, rect: TEXT.guide_shape, ellipse: TEXT.guide_shape }[shape] ?? TEXT.guide_paint;
     const { active } = store;
     let text = narrow.matches ? TEXT.hint_narrow : TEXT.hint;
     if (looking) text = TEXT.guide_inspect;
     else if (move) text = active ? TEXT.guide_move : TEXT.guide_move_none;
     else if (rub) text = active ? TEXT.guide_rub : TEXT.guide_rub_none;
-    else if (brush) text = mode === "erase" ? TEXT.guide_remove : TEXT.guide_paint;
+    else if (brush) text = mode === "erase" ? TEXT.guide_remove : paint;
     const name = nameOf(rub || move ? active?.brush : brush);
     find(".fb-guide").textContent = text.replace("{name}", name.toLowerCase());
   }
@@ -157,6 +178,7 @@ async function startPage(root) {
   const aside = makeAside({ server, session, idle: net.idle });
   const compare = makeCompare({ root, store, aside, status });
   const snapshots = makeSnapshots({ root, store, aside, status, onOpen: load, onChange: compare.offer });
+  const variations = makeVariations({ root, store, aside, status, onSeed: settings.setSeed });
   const files = makeFiles({ root, server, session, store, status, onOpen: load });
   find("[data-do=map]").addEventListener("click", () => map.open());
   const actions = { undo: () => travel(store.undo), redo: () => travel(store.redo), clear };
@@ -174,6 +196,18 @@ async function startPage(root) {
       key_larger: () => tools.resize(1),
       key_softer: () => tools.harden(-1),
       key_harder: () => tools.harden(1),
+      key_brush: () => tools.draw("brush"),
+      key_rect: () => tools.draw("rect"),
+      key_ellipse: () => tools.draw("ellipse"),
+      key_lasso: () => tools.draw("lasso"),
+      key_flood: () => tools.draw("flood"),
+      key_zoom_in: view.in,
+      key_zoom_out: view.out,
+      key_zoom_fit: view.fit,
+      key_masks: masks.hold,
+      key_variations: variations.open,
+      key_flip_x: layers.ofActive("flipX"),
+      key_flip_y: layers.ofActive("flipY"),
       key_cancel: () => stage.cancel() || compare.close() || inspect.release(),
       key_compare: compare.toggle,
       key_snapshot: snapshots.take,
@@ -222,15 +256,16 @@ async function startPage(root) {
     json: () => toJson(store.painting),
     load,
     pick: palette.pick,
-    /** The raster of a stroke through points `[x, y]`. */
-    stroke(path, diameter, hardness) {
-      const [first, ...rest] = path.map(([x, y]) => ({ x, y }));
-      const drawn = makeStroke(first, diameter, hardness);
-      drawn.extend(rest);
+    /** The raster of what is drawn from a point `[x, y]` through others: `makeStroke`'s, `makeRect`'s and so on. */
+    drawn(make, [first, ...rest], ...how) {
+      const drawn = { makeStroke, makeRect, makeEllipse, makeLasso }[make](first, ...how);
+      if (rest.length) drawn.extend(rest);
       return [...drawn.mask().data];
     },
-    /** The mask of a layer moved by fractions of the picture. */
-    shifted: (place, dx, dy) => [...shiftedMask(store.painting.layers[place].mask, dx, dy).data],
+    /** The mask of a layer, placed elsewhere: see `placedMask`. */
+    placed: (place, placing) => [...placedMask(store.painting.layers[place].mask, placing).data],
+    /** How near the picture is looked at. */
+    zoom: () => view.zoom,
     /** Where a feature stands in the open map, on the screen. */
     mapSpot: map.spot,
     tool: () => ({ ...store.tool, active: store.activeId }),

@@ -20,6 +20,18 @@ function maskImage(mask, colour) {
   return canvas;
 }
 
+const TOUCHED = 0.1; // of a cell, to count as touched
+
+/** The numbers of the cells of a grid over the picture that a mask covers enough of. */
+function touchedCells(mask, rows, columns) {
+  const sums = new Float64Array(rows * columns);
+  mask.data.forEach((value, i) => {
+    if (value) sums[Math.floor((Math.floor(i / MASK) * rows) / MASK) * columns + Math.floor(((i % MASK) * columns) / MASK)] += value;
+  });
+  const enough = (TOUCHED * 255 * MASK * MASK) / (rows * columns);
+  return new Set([...sums.keys()].filter((i) => sums[i] >= enough));
+}
+
 function svgElement(name, className, parent) {
   const element = document.createElementNS(parent.namespaceURI, name);
   element.setAttribute("class", className);
@@ -29,11 +41,13 @@ function svgElement(name, className, parent) {
 
 function makeOverlay(svg, maskCanvas, ring) {
   svg.setAttribute("viewBox", `0 0 ${SPAN} ${SPAN}`);
+  const cells = svgElement("path", "fb-cells", svg);
   const ink = svgElement("g", "fb-ink", svg);
   let width = svg.clientWidth;
   new ResizeObserver(() => (width = svg.clientWidth)).observe(svg);
   let waiting = []; // points of the last stroke that are not drawn yet
   let drawn = 0; // when something was
+  let shape = null; // the one under the pointer
   let strokes = []; // {line, last, path, length, diameter, colour, number}; number: the request that carries it
 
   const placed = ({ x, y }) => `${(x * SPAN).toFixed(1)},${(y * SPAN).toFixed(1)}`;
@@ -42,7 +56,7 @@ function makeOverlay(svg, maskCanvas, ring) {
   function lay(point, diameter, colour) {
     const line = svgElement("polyline", "", ink);
     line.setAttribute("stroke", colour);
-    line.setAttribute("stroke-width", diameter * SPAN);
+    line.setAttribute("stroke-width", diameter * widthAt(point) * SPAN);
     const stroke = { line, last: point, diameter, colour, number: null, path: `${placed(point)} ${placed(point)}`, length: 1 };
     line.setAttribute("points", stroke.path);
     strokes.push(stroke);
@@ -53,7 +67,7 @@ function makeOverlay(svg, maskCanvas, ring) {
     let stroke = strokes.at(-1);
     if (!stroke || !waiting.length) return;
     drawn = performance.now();
-    if (stroke.length > LINE_POINTS) {
+    if (stroke.length > (stroke.last.press === undefined ? LINE_POINTS : 1)) {
       lay(stroke.last, stroke.diameter, stroke.colour);
       stroke = strokes.at(-1);
     }
@@ -85,12 +99,36 @@ function makeOverlay(svg, maskCanvas, ring) {
       waiting.push(...points);
       if (performance.now() - drawn > INK_MS) draw();
     },
+    /** A shape in place of a stroke: it can change as a whole until it is `settled`. */
+    beginShape(colour) {
+      const line = svgElement("path", "fb-shape", ink);
+      line.setAttribute("stroke", colour);
+      line.style.fill = colour;
+      shape = { line, last: null, number: null };
+    },
+    outline(path) {
+      shape.line.setAttribute("d", path);
+    },
+    endShape() {
+      if (shape) strokes.push(shape);
+      shape = null;
+    },
+    /** The cells of a block's `[rows, columns]` that a mask touches; none without a mask. */
+    showCells(mask, [rows, columns] = [1, 1]) {
+      if (!mask) {
+        cells.setAttribute("d", "");
+        return;
+      }
+      const [height, width] = [SPAN / rows, SPAN / columns];
+      const touched = [...touchedCells(mask, rows, columns)].map((i) => `M${((i % columns) * width).toFixed(1)} ${(Math.floor(i / columns) * height).toFixed(1)}h${width}v${height}h${-width}Z`);
+      cells.setAttribute("d", touched.join(""));
+    },
     /** What has been stroked so far travels with request `number`; `going` if the pointer is still down. */
     seal(number, going) {
       draw();
       const last = strokes.at(-1);
       for (const stroke of strokes) stroke.number ??= number;
-      if (going && last) lay(last.last, last.diameter, last.colour);
+      if (going && last?.last) lay(last.last, last.diameter, last.colour);
     },
     /** The picture of request `number` is there: what it carried fades. */
     acknowledge(number) {
@@ -105,6 +143,8 @@ function makeOverlay(svg, maskCanvas, ring) {
     /** Forgets the strokes that never reached the server: the stroke was cancelled. */
     forget() {
       waiting = [];
+      shape?.line.remove();
+      shape = null;
       for (const { line, number } of strokes) if (number === null) line.remove();
       strokes = strokes.filter((stroke) => stroke.number !== null);
     },

@@ -50,22 +50,33 @@ function makePicture(canvas) {
       if (blend && from && !calm.matches && document.visibilityState === "visible") step(start);
       else paint(image, null, 1);
     },
+    /** The picture's colours on the masks' raster: RGBA. */
+    pixels() {
+      const context = new OffscreenCanvas(MASK, MASK).getContext("2d", { willReadFrequently: true });
+      context.imageSmoothingQuality = "high";
+      if (last) context.drawImage(last, 0, 0, MASK, MASK);
+      return context.getImageData(0, 0, MASK, MASK).data;
+    },
   };
 }
 
 /** Turns the pointer on `easel` into layers of the store. `onPaint` is called whenever the painting has changed.
- *  `onMask(layer)` shows where a layer is while it is moved; `isLocked(layer)` says so in words where one is.
+ *  `onMask(layer)` shows where a layer is while it is moved; `isLocked(layer)` says so in words where one is;
+ *  `gridOf(brush)` is the grid that a brush acts on; `pixels()` are the picture's colours.
  *  While the tool is to inspect, `onInspect(x, y, pressed)` is told the place instead. */
-function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask, isLocked }) {
-  let stroke = null; // {pointer, points, drawn, rub, id, base}, or of the move tool {pointer, points, move, id, base}
+function makeStage({ easel, store, overlay, frame, view, pixels, gridOf, onPaint, onRefuse, onInspect, onMask, isLocked }) {
+  let stroke = null; // {pointer, drawn, last, shape, rub, id, base}, or of the move tool {pointer, from, to, handle, id, base}
   let ahead = false; // whether the stroke is longer than what of it is in the painting
   let moved = 0; // when the stroke last grew
   let resting = 0;
   let keyPoint = { x: 0.5, y: 0.5 };
+  let keyed = true; // whether the brush is moved by keys
 
   function pointOf(event) {
-    const box = easel.getBoundingClientRect();
-    return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
+    const point = view.pointOf(event);
+    if (event.pointerType === "pen") point.press = event.pressure;
+    if (event.shiftKey) point.square = true;
+    return point;
   }
 
   /** The layer that a stroke goes to: the active one if it is painted with the same brush, else a new one on top. */
@@ -80,8 +91,18 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     return layer;
   }
 
-  function begin(point, pointer) {
-    const { rub, move, brush, size, hardness } = store.tool;
+  /** What the tool in hand draws from a point on. */
+  function drawnFrom(point) {
+    const { shape, size, hardness, tolerance } = store.tool;
+    if (shape === "rect") return makeRect(point);
+    if (shape === "ellipse") return makeEllipse(point);
+    if (shape === "lasso") return makeLasso(point);
+    if (shape === "flood") return makeFlood(point, pixels(), tolerance);
+    return makeStroke(point, size, hardness);
+  }
+
+  function begin(point, pointer, pointerType = "mouse") {
+    const { rub, move, brush, size, shape } = store.tool;
     const active = store.active;
     if (rub || move ? !active : !brush) {
       onRefuse();
@@ -89,13 +110,16 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     }
     if ((rub || move) && isLocked(active)) return;
     if (move) {
-      stroke = { pointer, move: true, points: [point], id: active.id, base: active.mask };
+      const handle = frame.at(point, pointerType, widthOf());
+      stroke = { pointer, from: point, to: point, handle, box: boxOf(active.mask), id: active.id, base: active.mask };
       onMask(active);
       return;
     }
     const layer = rub ? active : target();
-    stroke = { pointer, points: [point], drawn: makeStroke(point, size, hardness), rub, id: layer.id, base: layer.mask };
-    overlay.begin(point, size, rub ? "#ffffff" : colourOf(layer.brush));
+    stroke = { pointer, drawn: drawnFrom(point), last: point, shape, rub, id: layer.id, base: layer.mask };
+    const colour = rub ? "#ffffff" : colourOf(layer.brush);
+    if (shape === "brush") overlay.begin(point, size, colour);
+    else overlay.beginShape(colour);
     grown();
   }
 
@@ -108,23 +132,23 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   }
 
   const colourOf = (brush) => `hsl(${hueOf(brush, store.concepts)} 85% 62%)`;
+  const widthOf = () => easel.clientWidth * view.zoom;
 
   function extend(points) {
-    const kept = [];
-    let last = stroke.points.at(-1);
-    for (const point of points) {
-      if (Math.hypot(point.x - last.x, point.y - last.y) < MIN_STEP) continue;
-      kept.push((last = point));
-    }
-    if (!kept.length) return;
-    if (stroke.move) {
-      stroke.points[1] = kept.at(-1);
+    if (!stroke.drawn) {
+      stroke.to = points.at(-1);
       grown();
       return;
     }
-    stroke.points.push(...kept);
+    const kept = [];
+    for (const point of points) {
+      if (Math.hypot(point.x - stroke.last.x, point.y - stroke.last.y) < MIN_STEP / view.zoom) continue;
+      kept.push((stroke.last = point));
+    }
+    if (!kept.length) return;
     stroke.drawn.extend(kept);
-    overlay.extend(kept);
+    if (stroke.shape === "brush") overlay.extend(kept);
+    else overlay.outline(stroke.drawn.path());
     grown();
   }
 
@@ -140,19 +164,20 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   function settle() {
     if (!stroke || !ahead) return;
     ahead = false;
-    const { points, drawn, rub, move, id, base } = stroke;
-    if (move) {
-      const [from, to] = points;
-      nudge(id, base, to.x - from.x, to.y - from.y);
+    const { drawn, rub, id, base, from, to, handle, box } = stroke;
+    if (!drawn) {
+      const placing = handle ? frame.placing(box, handle, from, to) : { shift: [to.x - from.x, to.y - from.y] };
+      show(id, placedMask(base, placing));
       return;
     }
-    const mask = rub ? minusOf(base, drawn.mask()) : unionOf(base, drawn.mask());
-    store.preview(withLayer(store.painting, id, { mask }));
+    const covered = fadedMask(drawn.mask(), store.tool.opacity);
+    overlay.showCells(covered, gridOf(layerOf(store.painting, id).brush));
+    store.preview(withLayer(store.painting, id, { mask: rub ? minusOf(base, covered) : unionOf(base, covered) }));
   }
 
-  /** Shows a layer's mask moved by fractions of the picture. */
-  function nudge(id, base, dx, dy) {
-    store.preview(withLayer(store.painting, id, { mask: shiftedMask(base, dx, dy) }));
+  /** Shows a layer with another mask. */
+  function show(id, mask) {
+    store.preview(withLayer(store.painting, id, { mask }));
     onMask(layerOf(store.painting, id));
   }
 
@@ -161,6 +186,8 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     settle();
     clearTimeout(resting);
     stroke = null;
+    overlay.endShape();
+    overlay.showCells(null);
     store.commit();
     onPaint();
   }
@@ -172,19 +199,24 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
     stroke = null;
     ahead = false;
     overlay.forget();
+    overlay.showCells(null);
     store.revert();
     onPaint();
     return true;
   }
 
+  /** Shows where the brush is, and over a handle what it would do. */
   function follow(event) {
-    const { size, rub, move } = store.tool;
+    const { size, rub, move, shape } = store.tool;
     if (move) {
+      const handle = stroke ? stroke.handle : frame.at(pointOf(event), event.pointerType, widthOf());
+      easel.style.cursor = handle ? frame.cursorOf(handle) : "";
       overlay.moveCursor(null);
       return;
     }
-    const mouse = event && event.pointerType !== "touch";
-    overlay.moveCursor(mouse || stroke ? { ...pointOf(event), diameter: size, dashed: rub } : null);
+    easel.style.cursor = "";
+    const seen = shape === "brush" && (event.pointerType !== "touch" || stroke);
+    overlay.moveCursor(seen ? { ...pointOf(event), diameter: size, dashed: rub } : null);
   }
 
   easel.addEventListener("pointerdown", (event) => {
@@ -198,11 +230,13 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
       pick(pointOf(event));
       return;
     }
+    end(); // of what was begun by keys
     easel.setPointerCapture(event.pointerId);
-    begin(pointOf(event), event.pointerId);
+    begin(pointOf(event), event.pointerId, event.pointerType);
     follow(event);
   });
   easel.addEventListener("pointermove", (event) => {
+    keyed = false;
     if (store.tool.inspect) {
       const { x, y } = pointOf(event);
       overlay.moveCursor(null);
@@ -216,7 +250,8 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   });
   easel.addEventListener("pointerup", (event) => {
     if (stroke?.pointer !== event.pointerId) return;
-    extend([pointOf(event)]);
+    const { press, ...point } = pointOf(event);
+    extend([press === undefined ? point : { ...point, press: stroke.last?.press ?? press }]); // a pen that is lifted presses nothing
     end();
     if (event.pointerType === "touch") overlay.moveCursor(null);
   });
@@ -229,34 +264,54 @@ function makeStage({ easel, store, overlay, onPaint, onRefuse, onInspect, onMask
   });
   easel.addEventListener("blur", () => overlay.moveCursor(null));
 
+  /** Space by keys: a dab, a filled place; or the first corner of a shape, and at the second press its last one. */
+  function press() {
+    if (stroke) {
+      end();
+      return;
+    }
+    begin(keyPoint, null);
+    if (store.tool.shape === "brush" || store.tool.shape === "flood") end();
+  }
+
   easel.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.target !== easel || event.ctrlKey || event.metaKey || event.altKey || (!move && event.key !== " ")) return;
     event.preventDefault();
-    if (move && store.tool.move) {
+    if (!move) return;
+    if (store.tool.move) {
       if (!store.active) onRefuse();
       else if (!isLocked(store.active)) {
-        nudge(store.activeId, store.active.mask, move[0] / MASK, move[1] / MASK);
+        show(store.activeId, placedMask(store.active.mask, { shift: [move[0] / MASK, move[1] / MASK] }));
         store.commit();
         onPaint();
       }
       return;
     }
-    if (move) {
-      const within = (value) => Math.min(1, Math.max(0, value));
-      keyPoint = { x: within(keyPoint.x + KEY_STEP * move[0]), y: within(keyPoint.y + KEY_STEP * move[1]) };
-    } else if (!store.tool.inspect && !store.tool.move) {
-      begin(keyPoint, null);
-      end();
-    }
+    keyed = true;
+    const within = (value) => Math.min(1, Math.max(0, value));
+    keyPoint = { x: within(keyPoint.x + KEY_STEP * move[0]), y: within(keyPoint.y + KEY_STEP * move[1]) };
+    if (stroke?.pointer === null) extend([keyPoint]);
     if (store.tool.inspect) onInspect(keyPoint.x, keyPoint.y, true);
-    overlay.moveCursor({ ...keyPoint, diameter: store.tool.size, dashed: store.tool.rub });
+    cursor();
   });
+  easel.addEventListener("keyup", (event) => {
+    if (event.key !== " " || event.target !== easel || !keyed || view.panned || store.tool.move) return;
+    if (store.tool.inspect) onInspect(keyPoint.x, keyPoint.y, true);
+    else press();
+    cursor();
+  });
+
+  function cursor() {
+    const { size, rub, shape } = store.tool;
+    overlay.moveCursor({ ...keyPoint, diameter: shape === "brush" ? size : 0, dashed: rub });
+  }
 
   return {
     cancel,
     settle,
     colourOf,
+    /** Whether a stroke of the brush, a shape or a move is under way. */
     get painting() {
       return stroke !== null;
     },

@@ -92,26 +92,61 @@ function withMerged(painting, id) {
   return withoutLayer(withLayer(painting, below.id, { mask: unionOf(below.mask, painting.layers[place].mask) }), id);
 }
 
-/** The mask moved by fractions of the picture, as Python's `Mask.shifted` does it. */
-function shiftedMask(mask, dx, dy) {
-  const slid = (read, pixels) => {
-    const moved = Math.min(Math.max(pixels, -MASK), MASK);
-    const whole = Math.floor(moved);
-    const part = moved - whole;
-    return (i) => (1 - part) * read(i - whole) + part * read(i - whole - 1);
-  };
+/** The smallest rectangle [x0, y0, x1, y1] of whole pixels around a mask, in fractions; null if it is empty. */
+function boxOf(mask) {
+  let [left, top, right, bottom] = [MASK, MASK, 0, 0];
+  mask.data.forEach((value, i) => {
+    if (!value) return;
+    const [x, y] = [i % MASK, Math.floor(i / MASK)];
+    left = Math.min(left, x);
+    right = Math.max(right, x + 1);
+    top = Math.min(top, y);
+    bottom = Math.max(bottom, y + 1);
+  });
+  return right ? [left, top, right, bottom].map((edge) => edge / MASK) : null;
+}
+
+/** The mask scaled about a point and then moved, in fractions of the picture: as Python's `Mask.scaled`, `shifted`. */
+function placedMask(mask, { scale: [sx, sy] = [1, 1], about: [cx, cy] = [0, 0], shift: [dx, dy] = [0, 0] }) {
   const rows = new Float64Array(MASK * MASK);
+  const summed = new Float64Array(MASK + 1);
+
+  /** One line of pixels, `read(i)`, stretched: `put(i, value)`. */
+  function stretched(read, put, factor, about, move) {
+    for (let i = 0; i < MASK; i++) summed[i + 1] = summed[i] + read(i);
+    const upto = (edge) => {
+      const at = Math.min(MASK, Math.max(0, about + (edge - move - about) / factor));
+      const whole = Math.min(MASK - 1, Math.floor(at));
+      return summed[whole] + (at - whole) * (summed[whole + 1] - summed[whole]);
+    };
+    let before = upto(0);
+    for (let i = 0; i < MASK; i++) {
+      const after = upto(i + 1);
+      put(i, (after - before) * factor);
+      before = after;
+    }
+  }
+
   for (let x = 0; x < MASK; x++) {
-    const at = slid((y) => (y >= 0 && y < MASK ? mask.data[y * MASK + x] : 0), dy * MASK);
-    for (let y = 0; y < MASK; y++) rows[y * MASK + x] = at(y);
+    stretched((y) => mask.data[y * MASK + x], (y, value) => (rows[y * MASK + x] = value), sy, cy * MASK, dy * MASK);
   }
   const data = new Uint8Array(MASK * MASK);
   for (let y = 0; y < MASK; y++) {
-    const at = slid((x) => (x >= 0 && x < MASK ? rows[y * MASK + x] : 0), dx * MASK);
-    for (let x = 0; x < MASK; x++) data[y * MASK + x] = Math.round(at(x));
+    const row = y * MASK;
+    stretched((x) => rows[row + x], (x, value) => (data[row + x] = Math.min(255, Math.round(value))), sx, cx * MASK, dx * MASK);
   }
   return makeMask(data);
 }
+
+/** The mask mirrored in its own box. */
+function flippedMask(mask, vertically) {
+  const box = boxOf(mask);
+  if (!box) return mask;
+  const about = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+  return placedMask(mask, { scale: vertically ? [1, -1] : [-1, 1], about });
+}
+
+const fadedMask = (mask, opacity) => (opacity >= 1 ? mask : makeMask(mask.data.map((value) => Math.round(opacity * value))));
 
 const layerOf = (painting, id) => painting.layers.find((layer) => layer.id === id) ?? null;
 
