@@ -9,6 +9,7 @@ held down and moved along an eight over the canvas, ``--rate`` times a second, a
   event waits for the frame before it, so this is up to twice what a frame takes.
 - *frame*: from when a painting leaves the page to when its picture is on the screen.
 - frames per second, between the first and the last picture.
+- *opening*: from asking for the address, the server being up, to the first picture on the screen, in an empty profile.
 
 With ``--trace FILE`` the page is also filmed by Chromium's own tracing, for chrome://tracing.
 """
@@ -92,8 +93,10 @@ def measure(options: argparse.Namespace, url: str) -> dict[str, Any]:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        asked = time.monotonic()
         page.goto(url)
         page.wait_for_selector(".fb[data-ready=yes]", timeout=1000 * PATIENCE)
+        opening = time.monotonic() - asked
         page.click(f'[data-concept="{options.concept}"]')
         paint(page, 2, options.rate)
         page.evaluate(WATCH)
@@ -109,7 +112,12 @@ def measure(options: argparse.Namespace, url: str) -> dict[str, Any]:
     found = waits(seen)
     pictures = sorted(found["pictures"])
     fps = (len(pictures) - 1) / (pictures[-1] - pictures[0]) * 1000
-    return {"event to picture": summary(found["events"]), "frame": summary(found["frames"]), "fps": fps}
+    return {
+        "event to picture": summary(found["events"]),
+        "frame": summary(found["frames"]),
+        "fps": fps,
+        "opening": opening,
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,6 +140,7 @@ def main() -> int:
         f = found[name]
         print(f"{name:<18} p50 {f['p50']:6.1f} ms   p95 {f['p95']:6.1f} ms   ({f['n']:.0f})")
     print(f"{'frames per second':<18} {found['fps']:.1f}")
+    print(f"{'opening':<18} {found['opening']:.2f} s")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
