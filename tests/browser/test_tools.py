@@ -271,7 +271,7 @@ def test_the_cells_that_a_stroke_touches_are_shown_while_it_is_painted(castle: E
     castle.page.mouse.down()
     castle.page.mouse.move(*castle.spot(0.5, 0.3125), steps=4)
     castle.page.wait_for_function(
-        "() => document.querySelector('.fb-cells').getAttribute('d')?.match(/M/g).length === 4"
+        "() => document.querySelector('.fb-cells').getAttribute('d')?.split('M').length === 5"
     )
     castle.page.mouse.up()
     castle.wait()
