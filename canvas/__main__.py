@@ -28,6 +28,11 @@ def parser() -> argparse.ArgumentParser:
     paint.add_argument("--strengths", type=float, nargs="+", default=[1.0])
     paint.add_argument("--methods", nargs="+", default=None)
     paint.add_argument("--out", type=Path, default=Path("runs/paintbench"))
+    tuned = kinds.add_parser("tune", help="choose every concept's brush by what its strokes do, and mark the weak ones")
+    tuned.add_argument("--model", default="storybook")
+    tuned.add_argument("--seeds", type=int, default=2, help="seeds for each concept and region, searched and judged")
+    tuned.add_argument("--regions", nargs="+", default=["disc", "aside", "stroke"])
+    tuned.add_argument("--out", type=Path, default=Path("runs/tuning.json"))
     pictures = kinds.add_parser("pictures", help="do pictures show what their captions name; how far from drawn ones")
     pictures.add_argument("--model", default="storybook")
     pictures.add_argument("--count", type=int, default=200, help="captions, one picture each")
@@ -45,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "gallery":
             paint_gallery(options.model)
         else:
-            run_paint(options) if options.bench == "paint" else run_pictures(options)
+            {"paint": run_paint, "tune": run_tune, "pictures": run_pictures}[options.bench](options)
     except FeaturebrushError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,25 +77,32 @@ def reader_folder(painter: Painter) -> Path:
 def run_paint(options: argparse.Namespace) -> None:
     from canvas.bench import cases, paint
     from canvas.bench.methods import METHODS, Bench
+    from canvas.bench.pictures import HeldOut
     from canvas.bench.reader import Reader
+    from canvas.bench.scores import World
+    from canvas.bench.variants import VARIANTS, norm_ratio
     from canvas.painter import Painter
     from sae.errors import unknown
 
     methods = options.methods or list(METHODS)
+    if methods == ["variants"]:
+        methods = ["concept", "unpainted", *VARIANTS]
     for name in methods:
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
+        if name not in METHODS | VARIANTS:
+            raise unknown("method", name, [*METHODS, *VARIANTS, "variants"])
     painter = Painter.load(options.model)
-    reader = Reader.load(reader_folder(painter))
+    folder = reader_folder(painter)
+    reader, world = Reader.load(folder), World(HeldOut.load(folder).decoded)
     groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
     seeds = range(options.seed, options.seed + options.seeds)
     listed = (cases.small if options.cases == "small" else cases.full)(groups, seeds)
     if options.at_most:
         listed = cases.thinned(listed, options.at_most)
     bench = Bench.of(painter)
-    rows = paint.run(bench, reader, listed, methods=methods, strengths=options.strengths)
+    rows = paint.run(bench, reader, listed, world, methods, options.strengths)
     few = cases.thinned(listed, 24)
     dose, moved = paint.run_dose(bench, reader, few), paint.run_moved(bench, reader, few)
+    lengths = [norm_ratio(bench, case) for case in few]
     facts = {
         "model": painter.model,
         "cases": len(listed),
@@ -99,6 +111,7 @@ def run_paint(options: argparse.Namespace) -> None:
         "dose_correlation_mean": sum(row["correlation"] for row in dose) / len(dose),
         "moved_within_1_5_cells": sum(row["error_cells"] is not None and row["error_cells"] <= 1.5 for row in moved)
         / len(moved),
+        "activation_length_mean": sum(lengths) / len(lengths),
         "dose": dose,
         "moved": moved,
         "rows": rows,
@@ -106,8 +119,42 @@ def run_paint(options: argparse.Namespace) -> None:
     paint.write(options.out, facts)
     print(paint.table(facts["methods"]))
     print(paint.table(facts["concepts"]))
-    print(f"dose correlation {facts['dose_correlation_mean']:.3f}, moved {facts['moved_within_1_5_cells']:.3f}")
+    print(
+        f"dose correlation {facts['dose_correlation_mean']:.3f}, moved {facts['moved_within_1_5_cells']:.3f}, "
+        f"edited activations {facts['activation_length_mean']:.2f} times as long"
+    )
     print(options.out / "paintbench.json")
+
+
+def run_tune(options: argparse.Namespace) -> None:
+    from canvas.bench import cases, tuning
+    from canvas.bench.methods import Bench
+    from canvas.bench.pictures import HeldOut
+    from canvas.bench.reader import Reader
+    from canvas.bench.scores import World
+    from canvas.models import CONCEPTS
+    from canvas.painter import Painter
+    from sae.errors import unknown
+
+    for region in options.regions:
+        if region not in cases.REGIONS:
+            raise unknown("region", region, cases.REGIONS)
+    painter = Painter.load(options.model)
+    folder = reader_folder(painter)
+    reader = Reader.load(folder)
+    judge = tuning.Judge(Bench.of(painter), reader, World(HeldOut.load(folder).decoded))
+    groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
+    searched, judged = (
+        cases.cases(groups.items(), range(first, first + options.seeds), options.regions)
+        for first in (tuning.SEARCHED, tuning.JUDGED)
+    )
+    concepts, report = tuning.tune(judge, searched, judged)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    tuning.write(folder.parent / CONCEPTS, concepts)
+    for name, found in report.items():
+        print(f"{name:12} {found['brush']['block']:9} {'passes' if found['passes'] else 'weak':7}", found["judged"])
+    print(f"{sum(found['passes'] for found in report.values())} of {len(report)} brushes pass")
 
 
 def run_pictures(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class BlockEdits:
     def __init__(self, sae: SAE, edits: Sequence[Edit], vectors: Sequence[Tensor]):
         self.sae = sae
         self.edits = tuple(edits)
-        self._vectors = tuple(vectors)
+        self.vectors = tuple(vectors)
         self._parts: dict[tuple[tuple[int, ...], int, int], _Parts] = {}
 
     def is_active(self, step: int, n_steps: int) -> bool:
@@ -129,9 +129,9 @@ class BlockEdits:
         masks[:, replacing] /= masks[:, replacing].sum(dim=1, keepdim=True).clamp_min(1)
         vectors, replaced, features, scaled = [], [], [], []
         for column, (i, edit) in enumerate(zip(active, edits, strict=True)):
-            vector = torch.zeros_like(self._vectors[i])
+            vector = torch.zeros_like(self.vectors[i])
             if edit.mode in ("add", "replace"):
-                vector = edit.strength * self._vectors[i]
+                vector = edit.strength * self.vectors[i]
             if edit.mode == "replace":
                 vector = vector + self.sae.b_dec
                 replaced.append(masks[:, column])

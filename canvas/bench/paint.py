@@ -17,6 +17,7 @@ from canvas.bench import scores
 from canvas.bench.cases import STRENGTHS, Case
 from canvas.bench.methods import METHODS, WITH_STRENGTH, Bench, unpainted
 from canvas.bench.reader import Reader, Reading
+from canvas.bench.variants import VARIANTS
 
 SHIFT = 0.25
 """How far a mask is moved, as a fraction of the canvas: four cells."""
@@ -36,9 +37,9 @@ def run(
         before = unpainted(bench, case)
         plain = reader.read(before)
         for name in methods:
-            for strength in strengths if name in WITH_STRENGTH else (1.0,):
+            for strength in strengths if name in (*WITH_STRENGTH, *VARIANTS) else (1.0,):
                 stroke = replace(case, strength=strength)
-                after = METHODS[name](bench, stroke)
+                after = (METHODS | VARIANTS)[name](bench, stroke)
                 rows.append(_row(name, stroke, before, plain, after, reader.read(after), world))
     return rows
 

@@ -1,0 +1,147 @@
+"""Choosing a concept's brush by what its strokes do: block, features and strength are searched on seeds of its own, and
+judged on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from canvas.bench import scores
+from canvas.bench.cases import Case
+from canvas.bench.methods import Bench, unpainted
+from canvas.bench.reader import Reader
+from canvas.concepts import Concept
+from canvas.painting import Brush
+from sae.files import write_json
+
+SEARCHED, JUDGED = 1000, 3000
+"""First seeds; PaintBench has others."""
+GAINS: Final = (0.7, 1.0, 1.4, 2.0, 2.8)
+"""What the strength of the concept as it is is multiplied with."""
+MEANS: Final = (2.0, 4.0, 8.0)
+"""At other blocks: what the means of labelled features are multiplied with."""
+LABELLED: Final = 4
+"""Features of a brush made of labelled ones, at most."""
+ARRIVES, KEEPS = 0.7, 0.85
+"""A brush passes whose strokes arrive that often, at such an SSIM outside of them."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A brush that a concept could have."""
+
+    block: str
+    features: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def brush(self) -> Brush:
+        return Brush.mix(self.block, dict(zip(self.features, self.weights, strict=True)))
+
+    def scaled(self, by: float) -> Candidate:
+        return replace(self, weights=tuple(round(weight * by, 4) for weight in self.weights))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the strokes of one brush did, means over its cases."""
+
+    arrived: float
+    iou: float
+    ssim_outside: float
+    off_world: float
+    """How much larger a share of the pictures is off the world than unpainted."""
+
+    @property
+    def passes(self) -> bool:
+        return self.arrived >= ARRIVES and self.ssim_outside >= KEEPS
+
+    @property
+    def merit(self) -> float:
+        """What candidates are ranked by: arriving first, then filling the region, without leaving the world."""
+        return self.arrived + 0.5 * self.iou - 0.5 * max(0.0, self.off_world) - (self.ssim_outside < KEEPS)
+
+
+def own(concept: Concept) -> list[Candidate]:
+    """The concept's brush, weaker and stronger."""
+    brush = Candidate(concept.block, concept.features, concept.weights)
+    return [brush.scaled(gain) for gain in GAINS]
+
+
+def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
+    """The features that are labelled as the concept, of every other block that has any."""
+    found = []
+    for block in bench.painter.blocks:
+        labelled = [f for f in bench.painter.features(block) if f.label == concept.name]
+        best = sorted(labelled, key=lambda f: -f.score)[:LABELLED]
+        if best and block != concept.block:
+            features, weights = tuple(f.index for f in best), tuple(f.score for f in best)
+            found += [Candidate(block, features, weights).scaled(means) for means in MEANS]
+    return found
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures brushes on strokes."""
+
+    bench: Bench
+    reader: Reader
+    world: scores.World
+
+    def figures(self, brush: Brush, plain: Sequence[tuple[Case, Image.Image, bool]]) -> Figures:
+        """Of a brush, on cases as `unpainted` gives them."""
+        found: list[tuple[float, float, float, float]] = []
+        for case, before, off_before in plain:
+            after = self.bench.painter.render(self.bench.plain(case).paint(brush, case.mask))
+            reading = self.reader.read(after)
+            came, _, overlap = scores.arrived(reading, case.concept, case.mask)
+            off = float(self.world.is_off(reading.features)) - float(off_before)
+            found.append((came, overlap, scores.kept(before, after, case.mask)["ssim_outside"], off))
+        return Figures(*(round(float(mean), 4) for mean in np.mean(found, axis=0)))
+
+    def unpainted(self, cases: Sequence[Case]) -> list[tuple[Case, Image.Image, bool]]:
+        """Each case with its unpainted picture, and whether that is off the world."""
+        pictures = [unpainted(self.bench, case) for case in cases]
+        return [(c, p, self.world.is_off(self.reader.read(p).features)) for c, p in zip(cases, pictures, strict=True)]
+
+
+def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tuple[list[Concept], dict[str, Any]]:
+    """The painter's concepts with the best brush found for each, and the figures of all that was tried.
+
+    Concepts that no case is about stay as they are. A concept's score becomes the share of the judged strokes that
+    arrived; it is weak if its brush does not pass on them.
+    """
+    concepts: list[Concept] = []
+    report: dict[str, Any] = {}
+    for concept in tqdm(judge.bench.painter.concepts, desc="concepts", mininterval=5):
+        trials, others = ([c for c in cases if c.concept == concept.name] for cases in (searched, judged))
+        if not trials or not others:
+            concepts.append(concept)
+            continue
+        plain = judge.unpainted(trials)
+        tried = [(candidate, judge.figures(candidate.brush, plain)) for candidate in own(concept)]
+        if not any(figures.passes for _, figures in tried):
+            tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
+        best, found = max(tried, key=lambda pair: pair[1].merit)
+        figures = judge.figures(best.brush, judge.unpainted(others))
+        changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
+        concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))
+        report[concept.name] = {
+            "brush": asdict(best),
+            "searched": asdict(found),
+            "judged": asdict(figures),
+            "passes": figures.passes,
+            "tried": [asdict(candidate) | asdict(figures) for candidate, figures in tried],
+        }
+    return concepts, report
+
+
+def write(path: Path, concepts: Sequence[Concept]) -> None:
+    """A model's ``concepts.json``, whole or not at all."""
+    write_json(path, {"concepts": [concept.to_dict() for concept in concepts]}, indent=1)
