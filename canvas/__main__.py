@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from canvas.painter import Painter
 
 
+CRITIC_PICTURES, CRITIC_SEED = 100, 990_000
+"""Unpainted pictures of held-out captions by which drawn and generated ones are told apart; their first seed."""
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m canvas", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -36,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     pictures = kinds.add_parser("pictures", help="do pictures show what their captions name; how far from drawn ones")
     pictures.add_argument("--model", default="storybook")
     pictures.add_argument("--count", type=int, default=200, help="captions, one picture each")
-    pictures.add_argument("--slow-steps", type=int, default=25, help="sampling steps to compare the model's own with")
+    pictures.add_argument("--slow-steps", type=int, default=25, help="of the U-Net before distillation, to compare")
+    pictures.add_argument("--slow-guidance", type=float, default=2.5, help="of the same")
     pictures.add_argument("--out", type=Path, default=Path("runs/pictures.json"))
     gallery = commands.add_parser("gallery", help="paint the model's example paintings again")
     gallery.add_argument("--model", default="storybook")
@@ -75,11 +80,13 @@ def reader_folder(painter: Painter) -> Path:
 
 
 def run_paint(options: argparse.Namespace) -> None:
+    import numpy as np
+
     from canvas.bench import cases, paint
     from canvas.bench.methods import METHODS, Bench
-    from canvas.bench.pictures import HeldOut
+    from canvas.bench.pictures import HeldOut, painter_render, read_all
     from canvas.bench.reader import Reader
-    from canvas.bench.scores import World
+    from canvas.bench.scores import Critic, World
     from canvas.bench.variants import VARIANTS, norm_ratio
     from canvas.painter import Painter
     from sae.errors import unknown
@@ -92,14 +99,17 @@ def run_paint(options: argparse.Namespace) -> None:
             raise unknown("method", name, [*METHODS, *VARIANTS, "variants"])
     painter = Painter.load(options.model)
     folder = reader_folder(painter)
-    reader, world = Reader.load(folder), World(HeldOut.load(folder).decoded)
+    reader, held_out = Reader.load(folder), HeldOut.load(folder)
     groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
     seeds = range(options.seed, options.seed + options.seeds)
     listed = (cases.small if options.cases == "small" else cases.full)(groups, seeds)
     if options.at_most:
         listed = cases.thinned(listed, options.at_most)
     bench = Bench.of(painter)
-    rows = paint.run(bench, reader, listed, world, methods, options.strengths)
+    prompts = [text for text, _ in held_out.captions[:CRITIC_PICTURES]]
+    generated = [seen.features for seen in read_all(painter_render(painter), reader, prompts, CRITIC_SEED)]
+    world, critic = World(held_out.decoded), Critic(held_out.decoded, np.stack(generated))
+    rows = paint.run(bench, reader, listed, world, critic, methods, options.strengths)
     few = cases.thinned(listed, 24)
     dose, moved = paint.run_dose(bench, reader, few), paint.run_moved(bench, reader, few)
     lengths = [norm_ratio(bench, case) for case in few]
@@ -117,6 +127,7 @@ def run_paint(options: argparse.Namespace) -> None:
         "rows": rows,
     }
     paint.write(options.out, facts)
+    paint.failures(bench, listed, rows).save(options.out / "failures.png")
     print(paint.table(facts["methods"]))
     print(paint.table(facts["concepts"]))
     print(
@@ -167,15 +178,19 @@ def run_pictures(options: argparse.Namespace) -> None:
             raise FeaturebrushError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     painter = Painter.load(options.model)
     folder = reader_folder(painter)
-    facts = pictures.report(
-        painter, Reader.load(folder), pictures.HeldOut.load(folder), options.count, options.slow_steps
-    )
+    renders = {
+        f"{painter.defaults.steps} steps": pictures.painter_render(painter),
+        f"{options.slow_steps} steps before distillation": pictures.undistilled_render(
+            painter, options.slow_steps, options.slow_guidance
+        ),
+    }
+    facts = pictures.report(renders, Reader.load(folder), pictures.HeldOut.load(folder), options.count)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    for name in ("model", "slow"):
-        steps, distance, said = facts[name]["steps"], facts[name]["frechet"], facts[name]["following"]
+    for name in renders:
+        distance, said = facts[name]["frechet"], facts[name]["following"]
         print(
-            f"{steps} steps: {said['found']:.1%} of {said['named']} named concepts found ({said['by_chance']:.1%} by "
+            f"{name}: {said['found']:.1%} of {said['named']} named concepts found ({said['by_chance']:.1%} by "
             f"chance), Fréchet distance {distance:.3f} (floor {facts['floor']:.3f})"
         )
     print(options.out)

@@ -27,6 +27,8 @@ from sae.pipelines import Pipeline, default_size, load_pipeline
 SETTINGS = "featurebrush.json"
 CONCEPTS = "concepts.json"
 ICONS = "icons.webp"
+UNDISTILLED = "undistilled"
+"""The folder, in a model's, of the U-Net as it was before it learnt to do with few steps."""
 _PIPELINE_PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
 OTHERS = Defaults(25, 7.5, 0)
 """Of pipelines that nobody has said more of; their size is the one that they were made for."""

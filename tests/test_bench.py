@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from canvas.__main__ import main
-from canvas.bench import cases, paint, pictures, scores
+from canvas.bench import cases, paint, pictures, scores, tuning
 from canvas.bench.methods import METHODS, Bench
 from canvas.bench.reader import FACTS, SIDE, WEIGHTS, Reader, ReaderNet, Reading
+from canvas.bench.variants import VARIANTS, NormKept, norm_ratio
+from canvas.concepts import read_concepts
 from canvas.masks import Mask
 from sae.errors import FeaturebrushError
 
@@ -198,25 +202,130 @@ def test_a_few_pixels_are_no_thing():
     assert not pictures.shows(few, "castle")
 
 
-def test_pictures_are_reported_at_both_steps(painter, tmp_path):
-    write_reader(tmp_path)
+def write_held_out(folder) -> None:
     rng = np.random.default_rng(0)
     features = {name: rng.normal(size=(64, 32)).astype(np.float16) for name in ("drawn", "decoded")}
-    save_arrays(features, tmp_path / pictures.SCENES)
+    save_arrays(features, folder / pictures.SCENES)
     said = [{"text": "a castle", "concepts": ["castle"]}, {"text": "the moon", "concepts": ["moon"]}]
-    (tmp_path / pictures.CAPTIONS).write_text(json.dumps(said))
+    (folder / pictures.CAPTIONS).write_text(json.dumps(said))
+
+
+def test_pictures_are_reported_by_every_way_of_making_them(painter, tmp_path):
+    write_reader(tmp_path)
+    write_held_out(tmp_path)
     held_out = pictures.HeldOut.load(tmp_path)
-    found = pictures.report(painter, Reader.load(tmp_path), held_out, count=3, slow_steps=2)
+    asked = []
+
+    def grey(prompt: str, seed: int) -> Image.Image:
+        asked.append((prompt, seed))
+        return Image.new("RGB", (64, 64), (seed % 256,) * 3)
+
+    renders = {"model": pictures.painter_render(painter), "grey": grey}
+    found = pictures.report(renders, Reader.load(tmp_path), held_out, count=3)
     assert found["pictures"] == 3
-    assert found["model"]["steps"] == painter.defaults.steps
-    assert found["slow"]["steps"] == 2
-    assert found["slow"]["following"]["named"] == 3
-    assert np.isfinite([found["floor"], found["model"]["frechet"], found["slow"]["frechet"]]).all()
+    assert [prompt for prompt, _ in asked] == ["a castle", "the moon", "a castle"]
+    assert len({seed for _, seed in asked}) == 3
+    assert found["grey"]["following"]["named"] == 3
+    assert np.isfinite([found["floor"], found["model"]["frechet"], found["grey"]["frechet"]]).all()
     (tmp_path / pictures.CAPTIONS).write_text("[1]")
     with pytest.raises(FeaturebrushError, match="cannot be read"):
         pictures.HeldOut.load(tmp_path)
     with pytest.raises(FeaturebrushError, match=r"missing captions\.json, scenes\.safetensors"):
         pictures.HeldOut.load(tmp_path / "nowhere")
+
+
+def test_the_u_net_before_distillation_makes_pictures_of_its_own(painter, tmp_path):
+    with pytest.raises(FeaturebrushError, match="no U-Net from before distillation"):
+        pictures.undistilled_render(in_folder(painter, tmp_path), 2, 2.5)
+    unet = copy.deepcopy(painter.pipeline.unet)
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(-1)
+    unet.save_pretrained(tmp_path / "undistilled")
+    render = pictures.undistilled_render(in_folder(painter, tmp_path), 2, 2.5)
+    own = pictures.painter_render(painter)("a castle", 3)
+    assert render("a castle", 3).size == own.size
+    assert render("a castle", 3).tobytes() == render("a castle", 3).tobytes()
+    assert render("a castle", 3).tobytes() != own.tobytes()
+    assert pictures.painter_render(painter)("a castle", 3).tobytes() == own.tobytes()
+
+
+def in_folder(painter, folder):
+    """The painter as if its model lay in ``folder``."""
+    found = copy.copy(painter)
+    found._model = replace(painter._model, folder=folder)
+    return found
+
+
+def test_drawn_and_generated_pictures_are_told_apart():
+    rng = np.random.default_rng(0)
+    drawn, generated = rng.normal(size=(400, 8)), rng.normal(size=(100, 8)) + np.eye(8)[0] * 4
+    critic = scores.Critic(drawn[:200].astype(np.float32), generated[:50].astype(np.float32))
+    assert np.mean([critic.is_generated(f) for f in generated[50:].astype(np.float32)]) > 0.9
+    assert np.mean([critic.is_generated(f) for f in drawn[200:].astype(np.float32)]) < 0.1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_paints_something_else_than_nothing(variant: str, bench: Bench):
+    case = cases.Case(bench.painter.concepts[0].name, "disc", Mask.disc(0.5, 0.5, 0.3), 3, "a castle", "fitting", 4.0)
+    image = VARIANTS[variant](bench, case)
+    assert image.tobytes() == VARIANTS[variant](bench, case).tobytes()
+    assert image.tobytes() != METHODS["unpainted"](bench, case).tobytes()
+
+
+def test_activations_that_are_turned_keep_their_length(bench: Bench):
+    case = cases.Case(bench.painter.concepts[0].name, "disc", Mask.disc(0.5, 0.5, 0.3), 3, "", "empty", 4.0)
+    assert norm_ratio(bench, replace(case, strength=0.0)) == pytest.approx(1)
+    assert norm_ratio(bench, case) > 1.05
+    block, edits = next(iter(bench.painter.plan(bench.painted(case)).edits.items()))
+    width = bench.painter.sae(block).cfg.d_in
+    h, o = torch.randn(2, 1, width, 16, 16)
+    kept = NormKept(edits.sae, edits.edits, edits.vectors)
+    after = o + kept.delta(h, o, 0, 2)
+    assert torch.allclose(after.norm(dim=1), o.norm(dim=1), rtol=1e-4)
+    assert not torch.allclose(after, o)
+
+
+class Sees(tuning.Judge):
+    """A judge to whom strokes arrive from a total weight of 3 on, and who keeps what its block keeps."""
+
+    def unpainted(self, cases):
+        return cases
+
+    def figures(self, brush, plain):
+        came = float(sum(weight for _, weight in brush.features) >= 3)
+        return tuning.Figures(came, came / 2, 0.9 if plain[0].seed < tuning.JUDGED else self.world, 0.0)
+
+
+@pytest.mark.parametrize(("kept", "weak"), [(0.9, False), (0.5, True)])
+def test_the_weakest_brush_that_arrives_is_chosen_and_judged_on_other_seeds(bench: Bench, kept: float, weak: bool):
+    first = bench.painter.concepts[0]
+    total = sum(first.weights)
+    searched, judged = (
+        [cases.Case(first.name, "disc", Mask.disc(0.5, 0.5, 0.3), seed, "", "empty")]
+        for seed in (tuning.SEARCHED, tuning.JUDGED)
+    )
+    concepts, report = tuning.tune(Sees(bench, None, kept), searched, judged)
+    assert concepts[1:] == list(bench.painter.concepts[1:])
+    best = [gain for gain in tuning.GAINS if gain * total >= 3][:1]
+    assert (concepts[0].weak, bool(report[first.name]["passes"])) == (weak or not best, not weak and bool(best))
+    if best:
+        assert concepts[0].features == first.features
+        assert sum(concepts[0].weights) == pytest.approx(best[0] * total, rel=1e-3)
+
+
+def test_tuned_concepts_are_read_as_they_were_written(bench: Bench, tmp_path):
+    tuning.write(tmp_path / "concepts.json", bench.painter.concepts)
+    assert tuple(read_concepts(tmp_path / "concepts.json")) == tuple(bench.painter.concepts)
+
+
+def test_failures_are_shown_beside_the_unpainted_picture(bench: Bench):
+    name = bench.painter.concepts[0].name
+    listed = [cases.Case(name, "disc", Mask.disc(0.5, 0.5, 0.2), seed, "", "empty") for seed in range(3)]
+    rows = [{"method": "concept", "strength": 1.0, "arrived": came} for came in (True, False, False)]
+    two = paint.failures(bench, listed, rows)
+    one = paint.failures(bench, listed, [rows[0], rows[0], rows[2]])
+    assert two.width == one.width
+    assert two.tobytes() != one.tobytes()
 
 
 def test_the_command_says_what_is_missing(capsys):

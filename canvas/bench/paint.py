@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from canvas.bench import scores
@@ -18,6 +19,7 @@ from canvas.bench.cases import STRENGTHS, Case
 from canvas.bench.methods import METHODS, WITH_STRENGTH, Bench, unpainted
 from canvas.bench.reader import Reader, Reading
 from canvas.bench.variants import VARIANTS
+from canvas.contact import contact_sheet
 
 SHIFT = 0.25
 """How far a mask is moved, as a fraction of the canvas: four cells."""
@@ -28,6 +30,7 @@ def run(
     reader: Reader,
     cases: Sequence[Case],
     world: scores.World | None = None,
+    critic: scores.Critic | None = None,
     methods: Iterable[str] = tuple(METHODS),
     strengths: Sequence[float] = (1.0,),
 ) -> list[dict[str, Any]]:
@@ -40,13 +43,13 @@ def run(
             for strength in strengths if name in (*WITH_STRENGTH, *VARIANTS) else (1.0,):
                 stroke = replace(case, strength=strength)
                 after = (METHODS | VARIANTS)[name](bench, stroke)
-                rows.append(_row(name, stroke, before, plain, after, reader.read(after), world))
+                rows.append(_row(name, stroke, before, plain, after, reader.read(after), world, critic))
     return rows
 
 
 def _row(
     method: str, case: Case, before: Image.Image, plain: Reading, after: Image.Image, reading: Reading,
-    world: scores.World | None,
+    world: scores.World | None, critic: scores.Critic | None,
 ) -> dict[str, Any]:  # fmt: skip
     came, covered, overlap = scores.arrived(reading, case.concept, case.mask)
     row = {
@@ -66,6 +69,9 @@ def _row(
     if world is not None:
         row["off_world"] = world.is_off(reading.features)
         row["off_world_before"] = world.is_off(plain.features)
+    if critic is not None:
+        row["generated"] = critic.is_generated(reading.features)
+        row["generated_before"] = critic.is_generated(plain.features)
     return row
 
 
@@ -100,6 +106,25 @@ def run_moved(bench: Bench, reader: Reader, cases: Sequence[Case]) -> list[dict[
     return rows
 
 
+def failures(bench: Bench, cases: Sequence[Case], rows: Sequence[dict[str, Any]], at_most: int = 24) -> Image.Image:
+    """The first strokes of ours that did not arrive: unpainted, with the region's outline, and painted."""
+    ours = [row for row in rows if row["method"] == "concept" and row["strength"] == 1.0]
+    failed = [case for case, row in zip(cases, ours, strict=True) if not row["arrived"]][:at_most]
+    pictures, texts = [], []
+    for case in failed:
+        pictures += [_outlined(unpainted(bench, case), case), METHODS["concept"](bench, case)]
+        texts += [f"{case.concept}, {case.region}", case.prompt or "(no words)"]
+    return contact_sheet(pictures, texts, 8, side=128, gap=8, lines=1)
+
+
+def _outlined(picture: Image.Image, case: Case) -> Image.Image:
+    region = case.mask.coverage(picture.height, picture.width) > 0.5
+    edge = region & ~binary_erosion(region, iterations=2)
+    pixels = np.asarray(picture.convert("RGB")).copy()
+    pixels[edge] = 255
+    return Image.fromarray(pixels)
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """By method at strength 1: shares and means over its cases."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -109,7 +134,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {
         method: {
             name: round(float(np.mean([row[name] for row in group])), 4)
-            for name in ("arrived", "covered", "iou", "ssim_outside", "inside", "outside", "off_world")
+            for name in ("arrived", "covered", "iou", "ssim_outside", "inside", "outside", "off_world", "generated")
             if name in group[0]
         }
         | {"ratio_median": round(float(np.median([row["ratio"] for row in group])), 2), "cases": len(group)}

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from canvas.bench.reader import SIDE, Reader, Reading
 from canvas.bench.scores import frechet
+from canvas.models import UNDISTILLED
 from canvas.painter import Painter
 from canvas.painting import Painting
 from sae.errors import FeaturebrushError
 
+Render = Callable[[str, int], Image.Image]
+"""A picture of a prompt and a seed."""
 CAPTIONS, SCENES = "captions.json", "scenes.safetensors"
 FOUND = 24 / SIDE**2
 """A picture shows a concept if the reader claims this share of it for the concept: a bird in the distance."""
@@ -59,13 +66,37 @@ def shows(reading: Reading, concept: str) -> bool:
     return bool(reading.of(concept).mean() >= FOUND)
 
 
-def read_all(painter: Painter, reader: Reader, prompts: Sequence[str], **options: Any) -> list[Reading]:
-    """What the reader sees in one picture for each prompt, seeds in order; ``options`` as of a painting."""
-    plain = Painting(model=painter.model)
+def read_all(render: Render, reader: Reader, prompts: Sequence[str], seed: int = SEED) -> list[Reading]:
+    """What the reader sees in one picture for each prompt, seeds in order from ``seed``."""
     return [
-        reader.read(painter.render(replace(plain, prompt=prompt, seed=SEED + i, **options)))
-        for i, prompt in enumerate(tqdm(prompts, desc="pictures", mininterval=5))
+        reader.read(render(prompt, seed + i)) for i, prompt in enumerate(tqdm(prompts, desc="pictures", mininterval=5))
     ]
+
+
+def painter_render(painter: Painter) -> Render:
+    """Unpainted pictures as the painter makes them, at its own steps."""
+    plain = Painting(model=painter.model)
+    return lambda prompt, seed: painter.render(replace(plain, prompt=prompt, seed=seed))
+
+
+def undistilled_render(painter: Painter, steps: int, guidance: float) -> Render:
+    """Pictures as the U-Net before distillation makes them, which lies in the model's folder ``undistilled``."""
+    folder = None if painter.folder is None else painter.folder / UNDISTILLED
+    if folder is None or not folder.is_dir():
+        raise FeaturebrushError(f"{painter.model!r} has no U-Net from before distillation to compare with")
+    parts: dict[str, Any] = dict(painter.pipeline.components)
+    parts["unet"] = UNet2DConditionModel.from_pretrained(folder).to(painter.pipeline.device).eval()
+    parts["scheduler"] = copy.deepcopy(parts["scheduler"])
+    pipe: Any = type(painter.pipeline)(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    size = painter.defaults.size
+
+    def render(prompt: str, seed: int) -> Image.Image:
+        noise = torch.Generator("cpu").manual_seed(seed)
+        shape = {"height": size, "width": size}
+        return pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=noise, **shape).images[0]
+
+    return render
 
 
 def following(readings: Sequence[Reading], captions: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
@@ -96,17 +127,17 @@ def distance(readings: Sequence[Reading], drawn: NDArray[np.float32]) -> float:
     return round(frechet(np.stack([reading.features for reading in readings]), drawn), 4)
 
 
-def report(painter: Painter, reader: Reader, held_out: HeldOut, count: int, slow_steps: int) -> dict[str, Any]:
-    """Prompt following and Fréchet distance of ``count`` captions at the model's steps and at ``slow_steps``.
+def report(renders: Mapping[str, Render], reader: Reader, held_out: HeldOut, count: int) -> dict[str, Any]:
+    """Prompt following and Fréchet distance of ``count`` captions, by every way of making pictures.
 
     The floor is the distance of as many scenes, coded and decoded, from the others as they are drawn.
     """
     captions = [held_out.captions[i % len(held_out.captions)] for i in range(count)]
     prompts = [text for text, _ in captions]
-    half = len(held_out.drawn) // 2
-    drawn = held_out.drawn[half:]
-    facts: dict[str, Any] = {"pictures": count, "floor": round(frechet(held_out.decoded[:half], drawn), 4)}
-    for name, steps in (("model", painter.defaults.steps), ("slow", slow_steps)):
-        readings = read_all(painter, reader, prompts, steps=steps)
-        facts[name] = {"steps": steps, "frechet": distance(readings, drawn), "following": following(readings, captions)}
+    drawn = held_out.drawn[len(held_out.drawn) // 2 :]
+    floor = held_out.decoded[: min(count, len(held_out.decoded) // 2)]
+    facts: dict[str, Any] = {"pictures": count, "floor": round(frechet(floor, drawn), 4)}
+    for name, render in renders.items():
+        readings = read_all(render, reader, prompts)
+        facts[name] = {"frechet": distance(readings, drawn), "following": following(readings, captions)}
     return facts

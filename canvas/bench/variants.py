@@ -48,11 +48,13 @@ class Recorded(BlockEdits):
 
 
 def norm_ratio(bench: Bench, case: Case) -> float:
-    """Length of the edited activation over that of the unedited one, mean over the region and the steps."""
+    """Length of the edited activation over that of the unedited one, mean over the region and the steps; 1 where
+    nothing is edited."""
     plan = bench.painter.plan(bench.painted(case))
     recorded = {block: _of_class(Recorded, edits) for block, edits in plan.edits.items()}
     bench.painter.engine.render(replace(plan, edits=recorded))
-    return float(np.mean([ratio for edits in recorded.values() for ratio in edits.ratios]))
+    ratios = [ratio for edits in recorded.values() for ratio in edits.ratios]
+    return float(np.mean(ratios)) if ratios else 1.0
 
 
 def _of_class(kind: type[E], edits: BlockEdits) -> E:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
+from canvas.models import UNDISTILLED
 from canvas.storybook import distil, generator
 from canvas.storybook.validation import fidelity, validate
 
-UNDISTILLED = "undistilled"
-"""The folder, in a model's, of the U-Net as it was before it learnt to do with few steps."""
 TRAINING = "training"
 """The folder, in a model's, of a generator that is not finished and ships with nothing yet."""
 STEPS, GUIDANCE = distil.STEPS, 1.0

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from canvas.contact import contact_sheet
 from canvas.masks import Mask
 from canvas.painter import Painter
 from canvas.painting import Painting
-from canvas.storybook.sheet import contact_sheet
 
 HEIGHT_OF: dict[str, float] = {
     "castle": 0.62, "house": 0.66, "tree": 0.64, "pine": 0.64, "cactus": 0.66, "boat": 0.66,

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from canvas.models import UNDISTILLED
 from canvas.storybook import generator, training
-from canvas.storybook.export import TRAINING, UNDISTILLED, write_provenance
+from canvas.storybook.export import TRAINING, write_provenance
 from canvas.storybook.vocabulary import INDEX
 from sae.errors import FeaturebrushError
 

@@ -7,13 +7,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from canvas.contact import contact_sheet
 from canvas.storybook import export
-from canvas.storybook.sheet import contact_sheet
 
 PROMPTS = (
     "", "a castle", "a red sailboat on the sea at sunset", "two sheep in a meadow, watercolour", "a lighthouse at night under the stars", "a cactus in the desert", "a rainbow over a lake", "snowy mountains, paper-cut",
     "night", "a windmill by a river", "hot-air balloon", "a full moon over the sea, ink", "palm trees on the beach by day", "a waterfall", "a house with lit windows in the snow", "a blue car on the road",
     "sunset", "three pines below snowy mountains", "a campfire in the desert at night, glowing", "red flowers in a meadow, watercolour", "a bridge over a river", "an orange fish leaping in a lake", "a cow in a field", "street lamps at dusk, paper-cut",
+    "a house on a hill by day", "a boat on a lake, watercolour", "the sun over the desert", "rain on a meadow", "snowfall at night", "a castle on a hill at sunset", "fog over rolling hills", "a wheat field, ink",
+    "a tree by a lake", "clouds over the sea", "a bird above the beach", "mountains at night, glowing", "a red car on a road by day", "a moon over snowy mountains", "a palm on an island at sunset", "a waterfall in the hills, ink",
+    "two balloons in the sky", "a lighthouse on the beach by day", "a campfire in a meadow", "a pine in the snow", "a windmill in a wheat field at sunset", "sheep on a hill", "a river through a meadow", "a house by the sea, paper-cut",
 )  # fmt: skip
 
 
