@@ -119,7 +119,7 @@ def failures(bench: Bench, cases: Sequence[Case], rows: Sequence[dict[str, Any]]
 
 def _outlined(picture: Image.Image, case: Case) -> Image.Image:
     region = case.mask.coverage(picture.height, picture.width) > 0.5
-    edge = region & ~binary_erosion(region, iterations=2)
+    edge = region & ~np.asarray(binary_erosion(region, iterations=2), np.bool_)
     pixels = np.asarray(picture.convert("RGB")).copy()
     pixels[edge] = 255
     return Image.fromarray(pixels)

@@ -85,9 +85,12 @@ def undistilled_render(painter: Painter, steps: int, guidance: float) -> Render:
     if folder is None or not folder.is_dir():
         raise FeaturebrushError(f"{painter.model!r} has no U-Net from before distillation to compare with")
     parts: dict[str, Any] = dict(painter.pipeline.components)
-    parts["unet"] = UNet2DConditionModel.from_pretrained(folder).to(painter.pipeline.device).eval()
+    slow: Any = UNet2DConditionModel.from_pretrained(folder)
+    parts["unet"] = slow.to(painter.pipeline.device).eval()
     parts["scheduler"] = copy.deepcopy(parts["scheduler"])
-    pipe: Any = type(painter.pipeline)(**parts, requires_safety_checker=False)
+    kind: Any = type(painter.pipeline)
+    # its components say that there is no safety checker; without this it warns of that
+    pipe = kind(**parts, **({"requires_safety_checker": False} if "safety_checker" in parts else {}))
     pipe.set_progress_bar_config(disable=True)
     size = painter.defaults.size
 

@@ -134,7 +134,7 @@ def build(painter: PainterLike, opening: Opening) -> gr.Blocks:
 
 def opening(painter: PainterLike) -> Opening:
     """The first picture of ``painter``'s model: its own suggestion if it has one, else its plain picture."""
-    return Opening(Painting(model=painter.model, prompt=TEXT["opening_prompt"], seed=7))
+    return Opening(Painting(model=painter.model, prompt=TEXT["opening_prompt"], seed=9))
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
