@@ -311,7 +311,7 @@ def test_the_download_is_a_png_that_carries_the_painting(easel: Any, tmp_path: P
     with easel.page.expect_download() as download:
         easel.page.click("[data-do=file]")
         easel.page.click("[data-file=download]")
-    assert download.value.suggested_filename == "featurebrush-7.png"
+    assert download.value.suggested_filename == "featurebrush-9.png"
     file = tmp_path / "picture.png"
     download.value.save_as(file)
     with Image.open(file) as image:
