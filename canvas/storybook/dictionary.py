@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from canvas.storybook import export, icons, scenes
+from canvas.storybook import export, icons, refine, scenes
 from canvas.storybook.contrast import Differences
 from canvas.storybook.generator import COMPOSITION, trained
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
@@ -115,9 +115,13 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     missing = [block for block in BLOCKS if not (place / "done" / block / CONCEPTS_FILE).is_file()]
     known = _known(pipe, missing, cfg) if missing else {}
     for block in missing:
-        sae = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu")
         strokes = trained_strokes(run) if block == COMPOSITION else None
-        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg, strokes)
+        if block == COMPOSITION and (run / refine.REFINED).exists():
+            # what leads to this block was not refined, so its dictionary is still that of the updates there
+            sae, brushes = load(run / refine.PLACE), refine.brushes(run)
+        else:
+            sae, brushes = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu"), None
+        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg, strokes, brushes)
     entries: list[dict[str, object]] = []
     shutil.rmtree(folder / "sae", ignore_errors=True)
     for block in BLOCKS:
@@ -159,8 +163,13 @@ def _write(
     command: str,
     cfg: DictionaryConfig,
     strokes: Strokes | None = None,
+    brushes: list[dict[str, Any]] | None = None,
 ) -> None:
-    """One block's folder; its concepts come last, and say that all is there."""
+    """One block's folder; its concepts come last, and say that all is there.
+
+    ``brushes`` are concepts that were painted with already, in units of the means that ``sae`` has until now.
+    """
+    before = sae.mean
     sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
     labels = label_features(sae, known.clear, CONCEPTS)
     sae.save(out, half=True)
@@ -168,7 +177,10 @@ def _write(
     Atlas.of(sae, labels).save(out)
     # where training has painted, as it has painted; else as far as the updates deviate
     strokes = strokes or Strokes(known.differences, deviation([known.anywhere]))
-    made = _concepts(sae, strokes, labels, cfg)
+    if brushes is None:
+        made = _concepts(sae, strokes, labels, cfg)
+    else:
+        made = {str(entry["name"]): _in_units(entry, before, sae.mean) for entry in brushes}
     # more digits than a float16 holds would say nothing
     differences = {c: [float(f"{v:.4g}") for v in strokes.directions.of(c).tolist()] for c in made}
     (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
@@ -258,6 +270,13 @@ def _concepts(sae: SAE, strokes: Strokes, labels: FeatureLabels, cfg: Dictionary
     directions, length = strokes
     made = {c: concept_entry(c, block, sae, directions.of(c), size, length, score.get(c, 0.0)) for c in names}
     return {c: entry for c, entry in made.items() if entry["features"]}
+
+
+def _in_units(entry: dict[str, Any], before: Tensor, now: Tensor) -> dict[str, object]:
+    """The same brush, its weights in units of the features' means as they are ``now``."""
+    features = entry["features"]
+    weights = torch.tensor(entry["weights"]) * before[features] / now[features].clamp_min(1e-6)
+    return entry | {"weights": [round(w, 4) for w in weights.tolist()]}
 
 
 def _cosine(sae: SAE, entry: dict[str, object], strokes: Strokes) -> float:

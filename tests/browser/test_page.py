@@ -388,6 +388,40 @@ def test_it_reconnects_and_keeps_the_painting(serve: Callable[..., Any], open_pa
     assert not easel.page.is_visible(".fb-toast") and len(easel.layers()) == 1
 
 
+def test_a_server_killed_in_the_middle_of_a_stroke_loses_nothing(
+    serve: Callable[..., Any], open_page: Callable[..., Any]
+) -> None:
+    """Neither the stroke under way nor what was painted before; the new server is given the whole painting."""
+    server = serve("-m", "tests.browser.fake")
+    easel = open_page(server.url, quiet=False)
+    easel.pick("castle")
+    easel.stroke(*SKY)
+    easel.wait()
+    before, first = easel.pixels(), easel.layers()[0]["mask"]
+    mouse = easel.page.mouse
+    mouse.move(*easel.spot(*MEADOW[0]))
+    mouse.down()
+    mouse.move(*easel.spot(0.45, 0.85), steps=8)
+    server.process.kill()
+    server.process.wait(30)
+    mouse.move(*easel.spot(*MEADOW[1]), steps=8)
+    mouse.up()
+    easel.page.wait_for_selector('.fb-status[data-state="reconnecting"]')
+    easel.page.keyboard.press("Control+z")
+    easel.page.keyboard.press("Control+Shift+z")
+    server.start()
+    easel.page.wait_for_selector('.fb-status[data-state="ready"]')
+    easel.wait()
+    mask = easel.layers()[0]["mask"]
+    assert (mask >= first).all() and mask[96:].any() and not first[96:].any()
+    changed = np.abs(easel.pixels() - before).mean(-1)
+    assert changed[200:232, 90:140].mean() > 10 * max(0.5, changed[20:100].mean())
+    easel.page.reload()
+    easel.page.wait_for_selector(".fb[data-ready=yes]")
+    easel.wait()
+    assert np.array_equal(easel.layers()[0]["mask"], mask)
+
+
 def test_nothing_stays_over_the_picture_once_it_has_followed(easel: Any) -> None:
     for concept in ("castle", "sea", "moon"):
         easel.pick(concept)
