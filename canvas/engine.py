@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
+from diffusers import AutoencoderTiny
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ class Plan:
     """By block name."""
     keep: bool = True
     """Whether the picture stays, beyond reach of the edits, what it is without them."""
+    subtract: bool = False
+    """Whether what is added on the conditional half of a guided batch is taken away on the unconditional one."""
 
 
 class _Decoder(nn.Module):
@@ -156,6 +159,7 @@ class Engine:
 
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
     ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
+    ``sketcher`` is a small decoder of the same latents, which draws the drafts; None: the pipeline's own does.
     ``memory`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
     that many people paint with one model and none computes what another's frame has pushed out; and as much again of
     the unpainted samplings that paintings are bound to beyond their strokes, and a quarter of it of samplings' ends.
@@ -167,8 +171,9 @@ class Engine:
         memory: int = 2**28,
         blocks: Collection[str] | None = None,
         compile: Compile | None = None,
+        sketcher: AutoencoderTiny | None = None,
     ):
-        self.pipeline = pipeline
+        self.pipeline, self.sketcher = pipeline, sketcher
         self._lock = threading.Lock()
         self._blocks, self._compile = blocks, compile
         self._build()
@@ -182,6 +187,7 @@ class Engine:
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
         self._decode = self._compile(_Decoder(self.pipeline.vae)) if self._compile else None
+        self._sketch = self._compile(_Decoder(self.sketcher)) if self._compile and self.sketcher else None
         self._device = self.pipeline.device  # which a pipeline takes milliseconds to find
 
     def render(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Image.Image:
@@ -201,7 +207,8 @@ class Engine:
 
         It is sampled in a ``share`` of the steps, at least one, and only within reach of the edits that the two do not
         share; the rest is the picture of ``settled``. Where that is not known any more, or differs in more than edits,
-        or ``share`` leaves no step out, it is the picture that ``render`` gives.
+        or ``share`` leaves no step out, it is the sampling that ``render`` shows. Where there is a small decoder, that
+        draws the picture.
         """
         with self._lock, torch.inference_mode():
             known = self._ends.find(_identity(settled))
@@ -213,11 +220,12 @@ class Engine:
                 changed = set(_edits_of(plan)) ^ set(_edits_of(settled))
                 latents = torch.lerp(known, quick, reach(changed, *quick.shape[-2:]).to(quick))
             _stop_if(should_stop)
-            return self._picture(latents)
+            return self._picture(latents, sketched=self.sketcher is not None)
 
-    def _picture(self, latents: Tensor) -> Image.Image:
+    def _picture(self, latents: Tensor, sketched: bool = False) -> Image.Image:
         pipeline: Any = self.pipeline
-        image = decode_latents(self.pipeline, latents, self._decode)
+        vae, decode = (self.sketcher, self._sketch) if sketched else (pipeline.vae, self._decode)
+        image = decode_latents(vae, latents, decode)
         return pipeline.image_processor.postprocess(image, output_type="pil", do_denormalize=[False])[0]
 
     def latents(self, plan: Plan, should_stop: Callable[[], bool] | None = None) -> Tensor:
@@ -401,18 +409,19 @@ def _edits_of(plan: Plan) -> list[steering.Edit]:
 
 def _identity(plan: Plan) -> tuple[Hashable, ...]:
     """What a sampling depends on."""
-    return (*_situation(plan), plan.keep, *_edits_of(plan))
+    return (*_situation(plan), plan.keep, plan.subtract, *_edits_of(plan))
 
 
 def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:
-    """What each block's output becomes at ``step``; of a guided batch, the conditional half alone is edited."""
+    """What each block's output becomes at ``step``; of a guided batch, the conditional half is edited."""
 
     def edit_by(part: BlockEdits) -> Edit:
         def edit(h: Tensor, o: Tensor) -> Tensor:
             if not guided:
                 return o + part.delta(h, o, step, n_steps)
             plain, steered = o.chunk(2)
-            return torch.cat([plain, steered + part.delta(h.chunk(2)[1], steered, step, n_steps)])
+            delta = part.delta(h.chunk(2)[1], steered, step, n_steps)
+            return torch.cat([plain - delta if plan.subtract else plain, steered + delta])
 
         return edit
 

@@ -115,7 +115,8 @@ def to_code(painting: Painting) -> str:
         "",
         f"painter = Painter.load({painting.model!r})",
     ]
-    settings = {name: getattr(painting, name) for name in ("model", "prompt", "seed", "steps", "guidance", "keep")}
+    names = ("model", "prompt", "seed", "steps", "guidance", "keep", "subtract")
+    settings = {name: getattr(painting, name) for name in names}
     usual = Painting()
     said = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value != getattr(usual, name))
     lines.append(f"painting = Painting({said})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from transformers.utils import logging as transformers_logging
@@ -29,6 +31,7 @@ CONCEPTS = "concepts.json"
 ICONS = "icons.webp"
 UNDISTILLED = "undistilled"
 """The folder, in a model's, of the U-Net as it was before it learnt to do with few steps."""
+_log = logging.getLogger(__name__)
 _PIPELINE_PARTS = ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler")
 OTHERS = Defaults(25, 7.5, 0)
 """Of pipelines that nobody has said more of; their size is the one that they were made for."""
@@ -51,6 +54,8 @@ class Model:
     groups: tuple[str, ...]
     """The groups of the concepts in the order in which to show them."""
     concepts: tuple[Concept, ...]
+    sketcher: AutoencoderTiny | None = None
+    """A small decoder of the pipeline's latents, for drafts, where its own is large and one is at hand."""
 
 
 def load(
@@ -85,7 +90,8 @@ def load(
     if defaults is None:
         defaults = Defaults(OTHERS.steps, OTHERS.guidance, default_size(pipeline))
     loaded = {block: _sae(folder, block, pipeline, target) for block, folder in places.items()}
-    return Model(name, None, pipeline, loaded, places, defaults, (), ())
+    sketcher = _sketcher(known.sketcher, pipeline, download) if known and known.sketcher else None
+    return Model(name, None, pipeline, loaded, places, defaults, (), (), sketcher)
 
 
 def _named(model: str | Path) -> tuple[str, Known | None]:
@@ -157,6 +163,19 @@ def _not_here(name: str, what: str, download: bool, error: Exception | None = No
 def _pipeline(source: str, device: torch.device, dtype: torch.dtype, download: bool) -> Pipeline:
     with nullcontext() if download else _quiet():
         return load_pipeline(source, device, dtype, download)
+
+
+def _sketcher(source: str, pipeline: Any, download: bool) -> AutoencoderTiny | None:
+    """The small decoder of that id; None, with a word in the log, where it is not at hand: drafts do without it."""
+    try:
+        with nullcontext() if download else _quiet():
+            found: Any = AutoencoderTiny.from_pretrained(
+                source, local_files_only=not download, use_safetensors=True, torch_dtype=pipeline.unet.dtype
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        _log.info("drafts are decoded by the model's own VAE, as %s is not at hand: %s", source, error)
+        return None
+    return found.to(pipeline.device).eval().requires_grad_(False)
 
 
 @contextmanager

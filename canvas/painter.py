@@ -48,7 +48,9 @@ class Painter:
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         compiling = compiled.backend(backend, model.pipeline.device)
-        self.engine = Engine(model.pipeline, blocks=tuple(model.saes), compile=compiling)
+        self.engine = Engine(
+            model.pipeline, blocks=tuple(model.saes), compile=compiling, sketcher=model.sketcher
+        )
         """The sampler; ``engine.forget()`` is needed after the pipeline's weights were changed from outside."""
 
     @classmethod
@@ -205,7 +207,7 @@ class Painter:
 
         It takes a ``share`` (0..1) of the steps, at least one, and shows them within reach of the layers that the two
         do not share; the rest is the picture of ``settled``. Where they differ in more than layers, or ``share`` leaves
-        no step out, it is the picture that ``render`` gives.
+        no step out, all steps are taken. A small decoder draws it, if the model has one beside its own.
         """
         return self.engine.draft(self.plan(painting), self.plan(settled), share)
 
@@ -256,6 +258,7 @@ class Painter:
             size=self.defaults.size,
             edits={block: self._block_edits(block, edits) for block, edits in by_block.items()},
             keep=painting.keep,
+            subtract=painting.subtract,
         )
 
     def guidance(self, painting: Painting) -> float:

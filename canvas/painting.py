@@ -210,6 +210,9 @@ class Painting:
     keep: bool = True
     """Whether the picture stays, beyond about two cells around the strokes, what it is without them. False lets strokes
     be felt everywhere: a moon may bring the night with it."""
+    subtract: bool = False
+    """Whether, under guidance, what layers add on the conditional half is taken away on the unconditional one, as
+    published for SDXL (Surkov et al., 2410.22366): stronger strokes. Without guidance there is no such half."""
     layers: tuple[Layer, ...] = ()
     """From the bottom to the top; at most 256."""
 
@@ -222,8 +225,9 @@ class Painting:
             _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
         if self.guidance is not None:
             _set(self, "guidance", _real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
-        if not isinstance(self.keep, bool):
-            raise FeaturebrushError(f"keep is true or false, not {_shown(self.keep)}")
+        for name in ("keep", "subtract"):
+            if not isinstance(getattr(self, name), bool):
+                raise FeaturebrushError(f"{name} is true or false, not {_shown(getattr(self, name))}")
         if isinstance(self.layers, (str, bytes)) or not isinstance(self.layers, Iterable):
             raise FeaturebrushError(f"layers is a sequence of Layer, not {_shown(self.layers)}")
         layers = tuple(self.layers)

@@ -37,6 +37,8 @@ class Known:
     """the id of a repository with SAEs for it, or "" """
     blocks: Mapping[str, str] = field(default_factory=dict)
     """by block, the folder in that repository"""
+    sketcher: str = ""
+    """the id of a repository with a small decoder for drafts, an ``AutoencoderTiny`` of the same latents, or "" """
 
     def memory_on(self, device: str) -> str:
         """What its weights take on a device of that type (``cuda``, ``cpu``), in words."""
@@ -56,6 +58,9 @@ _UNBOX = MappingProxyType(
 )
 """The published dictionaries of SDXL-Turbo (Surkov et al., 2410.22366), which fit SDXL's own activations too."""
 
+_TAESD, _TAESDXL = "madebyollin/taesd", "madebyollin/taesdxl"
+"""Small decoders of Stable Diffusion's latents and of SDXL's, https://github.com/madebyollin/taesd."""
+
 REGISTRY: Mapping[str, Known] = MappingProxyType(
     {
         "storybook": Known(
@@ -65,16 +70,18 @@ REGISTRY: Mapping[str, Known] = MappingProxyType(
         ),
         "sdxl-turbo": Known(
             "stabilityai/sdxl-turbo", "SDXL-Turbo, 1 to 4 steps, 512 pixels", 3.47, Defaults(1, 0.0, 512),
-            "surokpro2/sdxl-saes", _UNBOX,
+            "surokpro2/sdxl-saes", _UNBOX, _TAESDXL,
         ),
         "sdxl": Known(
             "stabilityai/stable-diffusion-xl-base-1.0", "SDXL, 25 steps with guidance, 1024 pixels", 3.47,
-            Defaults(25, 5.0, 1024), "surokpro2/sdxl-saes", _UNBOX,
+            Defaults(25, 5.0, 1024), "surokpro2/sdxl-saes", _UNBOX, _TAESDXL,
         ),
-        "sd-turbo": Known("stabilityai/sd-turbo", "SD-Turbo, 1 to 4 steps, 512 pixels", 1.29, Defaults(1, 0.0, 512)),
+        "sd-turbo": Known(
+            "stabilityai/sd-turbo", "SD-Turbo, 1 to 4 steps, 512 pixels", 1.29, Defaults(1, 0.0, 512), sketcher=_TAESD
+        ),
         "sd15": Known(
             "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.5, 25 steps, 512 pixels", 1.07,
-            Defaults(25, 7.5, 512),
+            Defaults(25, 7.5, 512), sketcher=_TAESD,
         ),
     }
 )  # fmt: skip

@@ -124,7 +124,7 @@ class Denoiser:
             width=self.size,
             output_type="latent",
         ).images
-        return decode_latents(self._pipe, latents).float().cpu()
+        return decode_latents(self._pipe.vae, latents).float().cpu()
 
 
 @dataclass(frozen=True)

@@ -138,13 +138,12 @@ def _centre(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
 
 @torch.no_grad()
 def decode_latents(
-    pipeline: Pipeline, latents: Tensor, decode: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    vae: Any, latents: Tensor, decode: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 ) -> Tensor:
     """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype.
 
     ``decode`` does what the VAE does with latents that are not scaled; None: the VAE itself.
     """
-    vae: Any = pipeline.vae
     latents = latents.to(vae.dtype)
     mean, deviation = _centre(vae, latents)
     latents = latents * deviation / vae.config.scaling_factor + mean

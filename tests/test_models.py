@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from tiny import N_FEATURES, build_pipeline, build_sae, build_xl_pipeline
 
 from canvas import Brush, FeaturebrushError, Mask, Painter, Painting
 from canvas import models as models_module
 from canvas.engine import Engine
 from canvas.registry import REGISTRY, Defaults, Known, block_of, find_saes
+from sae.activations import block_input, block_module, block_output
 from sae.pipelines import load_pipeline
 
 DISC = Mask.disc(0.4, 0.6, 0.3)
@@ -77,6 +79,55 @@ def test_replay_is_the_full_computation_at_every_block(journey, steps, guidance,
         replayed = engine.latents(painter.plan(second))
         assert torch.equal(replayed, Engine(painter.pipeline).latents(painter.plan(second))), blocks
         assert not torch.equal(replayed, one), blocks
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_what_is_added_under_guidance_may_be_taken_away_on_the_other_half(journey, steps) -> None:
+    """As the published hooks do it: plus on the conditional half, minus on the unconditional one, to the last bit."""
+    painter, pipeline = journey
+    block = painter.blocks[0]
+    bare = Painting(model=painter.model, prompt="a castle", seed=5, steps=steps, guidance=3.0, keep=False)
+    painted = bare.paint(Brush.feature(block, 7), DISC, 2.0)
+    once, both = (painter.engine.latents(painter.plan(one)) for one in (painted, painted.replace(subtract=True)))
+    assert not torch.equal(once, both)
+    part = painter.plan(painted).edits[block]
+
+    def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> tuple[Any]:
+        o, h = block_output(output), block_input(args, kwargs)
+        delta = part.delta(h.chunk(2)[1], o.chunk(2)[1], 0, steps)
+        return (o + torch.cat([-delta, delta]),)
+
+    handle = block_module(pipeline.unet, block).register_forward_hook(hook, with_kwargs=True)
+    try:
+        assert torch.equal(both[0], plain(painter, pipeline, painted, "latent"))
+    finally:
+        handle.remove()
+    unguided = painted.replace(guidance=1.0)
+    plain_, other = (painter.engine.latents(painter.plan(one)) for one in (unguided, unguided.replace(subtract=True)))
+    assert torch.equal(plain_, other)
+
+
+def test_a_small_decoder_draws_the_drafts(published, xl_folder, monkeypatch, tmp_path) -> None:
+    torch.manual_seed(0)
+    vae = load_pipeline(xl_folder).vae
+    levels = len(vae.config.block_out_channels)
+    AutoencoderTiny(
+        latent_channels=vae.config.latent_channels, encoder_block_out_channels=(8,) * levels,
+        decoder_block_out_channels=(8,) * levels, num_encoder_blocks=(1,) * levels, num_decoder_blocks=(1,) * levels,
+    ).save_pretrained(tmp_path / "small")  # fmt: skip
+    blocks = {block: folder.relative_to(published).parts[0] for block, folder in find_saes(published).items()}
+    known = Known(str(xl_folder), "tiny", 0.001, Defaults(1, 0.0, 32), "someone/saes", blocks, str(tmp_path / "small"))
+    monkeypatch.setattr(models_module, "REGISTRY", {"tiny": known})
+    monkeypatch.setattr(models_module, "snapshot_download", lambda *_, **__: str(published))
+    painter = Painter.load("tiny", "cpu")
+    bare = Painting(model="tiny", seed=3)
+    painted = bare.paint(Brush.feature("down.1.0", 7), DISC, 3.0)
+    whole, draft = painter.render(painted), painter.draft(painted, bare)
+    assert draft.size == whole.size and draft.tobytes() != whole.tobytes()
+    assert painter.draft(painted, bare).tobytes() == draft.tobytes() and painter.render(painted) == whole
+    monkeypatch.setattr(models_module, "REGISTRY", {"tiny": replace(known, sketcher="someone/not-here")})
+    without = Painter.load("tiny", "cpu")
+    assert without.draft(painted, bare).tobytes() == whole.tobytes(), "drafts do without"
 
 
 def test_paintings_are_streamed(journey) -> None:

@@ -52,7 +52,8 @@ def test_the_example_of_the_documentation() -> None:
     painting = painting.paint(Brush.feature("down.1.0", 123), Mask.rect(0.5, 0.5, 0.9, 0.8))
     assert [layer.brush.label for layer in painting.layers] == ["castle", "down.1.0:123"]
     document = json.loads(painting.to_json())
-    assert list(document) == ["featurebrush", "model", "prompt", "seed", "steps", "guidance", "keep", "layers"]
+    settings = ["model", "prompt", "seed", "steps", "guidance", "keep", "subtract"]
+    assert list(document) == ["featurebrush", *settings, "layers"]
     assert document["featurebrush"] == 1
     assert document["layers"][0]["brush"] == {"concept": "castle"}
     assert document["layers"][1]["brush"] == {"block": "down.1.0", "feature": 123}

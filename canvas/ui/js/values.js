@@ -168,17 +168,18 @@ async function toJson(painting) {
   const layers = painting.layers.map(async ({ name, brush, mask, strength, mode, steps, visible, locked }) => ({
     name, brush, mask: await packMask(mask), strength, mode, steps, visible, locked,
   }));
-  const { model, prompt, seed, steps, guidance, keep } = painting;
-  const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance, keep };
+  const { model, prompt, seed, steps, guidance, keep, subtract } = painting;
+  const document = { featurebrush: PAINTING_VERSION, model, prompt, seed, steps, guidance, keep, subtract };
   const text = JSON.stringify({ ...document, seed: 0, layers: await Promise.all(layers) });
   return text.replace('"seed":0', `"seed":${seed}`);
 }
 
 async function fromJson(text) {
   const seed = text.match(/"seed"\s*:\s*(\d+)/)?.[1] ?? "0";
-  const { model, prompt, steps = null, guidance = null, keep = true, layers = [] } = JSON.parse(text);
+  const document = JSON.parse(text);
+  const { model, prompt, steps = null, guidance = null, keep = true, subtract = false, layers = [] } = document;
   const made = layers.map(async (layer) => makeLayer({ ...layer, mask: await unpackMask(layer.mask) }));
-  return { model, prompt, seed, steps, guidance, keep, layers: await Promise.all(made) };
+  return { model, prompt, seed, steps, guidance, keep, subtract, layers: await Promise.all(made) };
 }
 
 /** A colour for a brush's strokes: the same one every time, neighbours in the palette far apart. */
