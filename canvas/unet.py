@@ -3,15 +3,19 @@
 Each stage is a call of one of the model's own modules, in the model's own order (diffusers 0.42,
 ``unet_2d_condition.py`` and ``unet_2d_blocks.py``), so that a pass gives the model's result to the last bit, can be
 paused behind any block, and gone on with from there as often as one likes. Nothing is hooked and nothing is changed.
+What cross-attention makes of the text, its keys and values, is the same in every pass with the same text: it is kept.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
 from canvas.compiled import Compile
@@ -58,6 +62,36 @@ class _Stage:
     """the name of the block that it is"""
     pushes: bool = False
     """its output also waits for the way up"""
+
+
+class Remembered(nn.Module):
+    """A projection of texts [B, tokens, d] that is computed once for each, for the ``most`` recent ones.
+
+    A text is known by its identity: an equal tensor is another one. Not for graphs that outlive a call.
+    """
+
+    def __init__(self, projection: nn.Module, most: int = 4):
+        super().__init__()
+        self.projection, self.most = projection, most
+        self._known: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def forward(self, text: Tensor) -> Tensor:
+        if id(text) not in self._known:
+            self._known[id(text)] = (text, self.projection(text))  # held, so that no other text gets its id
+            while len(self._known) > self.most:
+                self._known.popitem(last=False)
+        self._known.move_to_end(id(text))
+        return self._known[id(text)][1]
+
+
+def remembering(module: nn.Module) -> nn.Module:
+    """A twin of ``module`` on the same weights whose cross-attention remembers its keys and values."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    twin = copy.deepcopy(module, shared)
+    for part in twin.modules():
+        if isinstance(part, BasicTransformerBlock) and part.attn2 is not None and part.attn2.is_cross_attention:
+            part.attn2.to_k, part.attn2.to_v = Remembered(part.attn2.to_k), Remembered(part.attn2.to_v)
+    return twin
 
 
 class Span(nn.Module):
@@ -122,7 +156,8 @@ class Walk:
         for block in blocks or ():
             if block not in names:
                 raise unknown("block", block, names)
-        self._spans = list(_spans(_stages(unet), names if blocks is None else blocks))
+        stages = _stages(unet) if compile else map(_remembering, _stages(unet))
+        self._spans = list(_spans(stages, names if blocks is None else blocks))
         self._calls = [compile(span) if compile else span for span in self._spans]
         self._behind = {span.block: i + 1 for i, span in enumerate(self._spans) if span.block}
 
@@ -192,6 +227,10 @@ def grid_of(unet: Any, block: str, height: int, width: int) -> tuple[int, int]:
     last = len(unet.config.block_out_channels) - 1
     level = {"down": int(number), "mid": last, "up": last - int(number)}[way]
     return -(-height // 2**level), -(-width // 2**level)
+
+
+def _remembering(stage: _Stage) -> _Stage:
+    return replace(stage, module=remembering(stage.module)) if stage.kind == "attention" else stage
 
 
 def _spans(stages: Iterable[_Stage], blocks: Collection[str]) -> Iterator[Span]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
 
-from canvas.unet import Walk
+from canvas.unet import Remembered, Walk
 from sae.activations import block_module, block_names
 from sae.errors import FeaturebrushError
 
@@ -152,6 +154,39 @@ def test_nothing_before_a_pause_is_computed_again(unet) -> None:
         assert calls == []
         walk.until(block, start, conditions)
         assert calls
+
+
+@torch.no_grad()
+def test_keys_and_values_of_a_text_are_computed_once_and_the_model_knows_nothing_of_it(unet) -> None:
+    call = told(unet, 1, (16, 16))
+    before = {name: type(module) for name, module in unet.named_modules()}
+    walk = Walk(unet)
+    assert {name: type(module) for name, module in unet.named_modules()} == before
+    start, conditions = begun(walk, call)
+    projections = [part for span in walk._spans for part in span.modules() if isinstance(part, Remembered)]
+    assert len(projections) == 2 * sum(isinstance(part, BasicTransformerBlock) for part in unet.modules())
+    weights = {tensor.data_ptr() for tensor in unet.parameters()}
+    assert all(tensor.data_ptr() in weights for span in walk._spans for tensor in span.parameters()), "shared"
+    counted: list[nn.Module] = []
+    with ExitStack() as stack:
+        for part in projections:
+            stack.callback(part.projection.register_forward_hook(lambda m, *_: counted.append(m)).remove)
+        first = walk.finish(start, conditions, {})
+        assert len(counted) == len(projections)
+        assert torch.equal(walk.finish(start, conditions, {}), first) and len(counted) == len(projections)
+        other = call | {"encoder_hidden_states": call["encoder_hidden_states"] + 1}
+        start, changed = begun(walk, other)
+        assert torch.equal(walk.finish(start, changed, {}), unet(**other, return_dict=False)[0])
+        assert torch.equal(walk.finish(start, conditions, {}), first), "and the first is still known"
+        assert len(counted) == 2 * len(projections)
+
+
+def test_the_least_recent_text_is_forgotten() -> None:
+    projection = nn.Linear(3, 2)
+    remembered, texts = Remembered(projection, most=2), [torch.randn(1, 4, 3) for _ in range(3)]
+    with torch.no_grad():
+        found = [remembered(text) for text in (*texts, texts[1], texts[0])]
+    assert found[3] is found[1] and found[4] is not found[0] and torch.equal(found[4], found[0])
 
 
 def test_order_is_that_of_computing(unet) -> None:
