@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,13 @@ class Hand:
         seen = np.concatenate([part.max((2, 3)) >= 255 * VISIBLE for part in np.array_split(coverage, 32)])
         self.scenes = [np.flatnonzero(seen[:, c]) for c in range(seen.shape[1])]
         odds = np.where(THINGS, 2.0, 1.0) * PAINTED * [len(found) > 0 for found in self.scenes]
+        self.odds = odds / odds.sum()
+
+    def prefer(self, weights: Sequence[float]) -> None:
+        """Paint concepts as often as ``weights`` [C] say, squared, from half to four times the middle one; none of 0."""
+        given = np.asarray(weights)
+        middle = np.median(given[given > 0])
+        odds = (self.odds > 0) * np.where(given > 0, np.clip(given / middle, 0.5, 4.0) ** 2, 0.0)
         self.odds = odds / odds.sum()
 
     def lay(self, rng: np.random.Generator) -> np.ndarray:
