@@ -150,7 +150,7 @@ def run_tune(options: argparse.Namespace) -> None:
     for region in options.regions:
         if region not in cases.REGIONS:
             raise unknown("region", region, cases.REGIONS)
-    painter = Painter.load(options.model)
+    painter = Painter.load(options.model, backend="auto")  # as the page does
     folder = reader_folder(painter)
     reader = Reader.load(folder)
     judge = tuning.Judge(Bench.of(painter), reader, World(HeldOut.load(folder).decoded))

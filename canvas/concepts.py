@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from canvas.painting import Brush
 from sae import SAE
 from sae.atlas import ATLAS_FILE, Atlas
 from sae.errors import FeaturebrushError, unknown
 from sae.labellers.user import read_user_labels
+from sae.pursuit import greedy_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,37 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
         if name in names[:i]:
             raise FeaturebrushError(f"{path} names two concepts {concepts[i].name!r}")
     return concepts
+
+
+def fitted(sae: SAE, direction: Tensor, size: int, length: float) -> tuple[list[int], list[float]]:
+    """At most ``size`` live features whose weighted sum comes closest to ``direction`` [d], and their weights ≥ 0.
+
+    Weights are in units of the features' means; at strength 1 they add a vector of ``length``. See
+    `sae.pursuit.greedy_weights`.
+    """
+    wanted = functional.normalize(direction.double().cpu(), dim=0)
+    live = (sae.density > 0).nonzero().squeeze(1).cpu()
+    directions = sae.W_dec.double().cpu()[live]
+    found = greedy_weights((directions @ directions.T).numpy(), (directions @ wanted).numpy(), size)
+    amounts = torch.from_numpy(found)
+    used = (amounts > 1e-6).nonzero().squeeze(1)
+    features, amounts = live[used], amounts[used]
+    vector = amounts @ directions[used]
+    weights = length / vector.norm().clamp_min(1e-12) * amounts / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    return features.tolist(), [round(weight, 4) for weight in weights.tolist()]
+
+
+def set_apart(directions: Tensor, softness: float) -> Tensor:
+    """Unit directions near the given ones [n, d], with less in common the smaller ``softness`` > 0 is.
+
+    Symmetric orthogonalisation (Löwdin 1950), (DDᵀ + softness)^−½ D. Much of the difference that a thing's presence
+    makes is that there is a thing at all: where a castle's and a fish's are at a cosine of 0.7, a model that is painted
+    on with them has to guess.
+    """
+    rows = functional.normalize(directions.double(), dim=1)
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    root = vectors @ torch.diag((values.clamp_min(0) + softness).rsqrt()) @ vectors.T
+    return functional.normalize(root @ rows, dim=1)
 
 
 def read_features(folder: Path, block: str, sae: SAE) -> tuple[Feature, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -16,14 +17,17 @@ from canvas.bench import scores
 from canvas.bench.cases import Case
 from canvas.bench.methods import Bench, unpainted
 from canvas.bench.reader import Reader
-from canvas.concepts import Concept
+from canvas.concepts import Concept, fitted, set_apart
 from canvas.painting import Brush
+from canvas.steering import FeatureSet, brush_vector
 from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (0.7, 1.0, 1.4, 2.0, 2.8)
-"""What the strength of the concept as it is is multiplied with."""
+GAINS: Final = (0.7, 1.0, 1.6, 2.4)
+"""What the strength of a brush is multiplied with."""
+SOFTNESS: Final = (1.0, 0.1)
+"""How far the differences that concepts make are set apart from each other: see `canvas.concepts.set_apart`."""
 MEANS: Final = (2.0, 4.0, 8.0)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -72,6 +76,25 @@ def own(concept: Concept) -> list[Candidate]:
     """The concept's brush, weaker and stronger."""
     brush = Candidate(concept.block, concept.features, concept.weights)
     return [brush.scaled(gain) for gain in GAINS]
+
+
+def apart(bench: Bench, concept: Concept) -> list[Candidate]:
+    """As many features of the concept's block that come closest to what is the concept's own in the difference that it
+    makes there, as long as the brush is, weaker and stronger; none where the differences are not known."""
+    painter, block = bench.painter, concept.block
+    names = [c.name for c in painter.concepts if c.block == block and c.name in bench.differences]
+    if concept.name not in names:
+        return []
+    sae = painter.sae(block)
+    known = FeatureSet(block, concept.features, concept.weights)
+    length = float(brush_vector(sae, known).norm())
+    differences = torch.stack([bench.differences[name] for name in names])
+    found = []
+    for softness in SOFTNESS:
+        wanted = set_apart(differences, softness)[names.index(concept.name)]
+        features, weights = fitted(sae, wanted, len(concept.features), length)
+        found += [Candidate(block, tuple(features), tuple(weights)).scaled(gain) for gain in GAINS[1:]]
+    return found
 
 
 def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
@@ -125,7 +148,8 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             concepts.append(concept)
             continue
         plain = judge.unpainted(trials)
-        tried = [(candidate, judge.figures(candidate.brush, plain)) for candidate in own(concept)]
+        candidates = own(concept) + apart(judge.bench, concept)
+        tried = [(candidate, judge.figures(candidate.brush, plain)) for candidate in candidates]
         if not any(figures.passes for _, figures in tried):
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
         best, found = max(tried, key=lambda pair: pair[1].merit)

@@ -7,9 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-STAGES = ("vae", "data", "generator", "distil", "decoder", "export", "dictionary", "refine", "reader")
-ORDER = (*STAGES[:-1], "export", "dictionary", "reader")
-"""Of everything: what was refined with brushes of a dictionary is exported again, and later blocks read anew."""
+STAGES = ("vae", "data", "generator", "distil", "decoder", "export", "dictionary", "reader")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,8 +33,6 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
     train.add_argument("--distil-minutes", type=float, default=60, help="the budget of learning to do with few steps")
-    train.add_argument("--critic-minutes", type=float, default=6, help="for the critic to learn to read drawn latents")
-    train.add_argument("--refine-minutes", type=float, default=70, help="the budget of learning from it")
     train.add_argument(
         "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
     )
@@ -47,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
     restored = commands.add_parser("restore", help="checkpoints out of a shipped model, to train on from there")
     restored.add_argument("model", type=Path)
     restored.add_argument("--run", type=Path, default=Path("runs/storybook"))
-    restored.add_argument("--student", action="store_true", help="the U-Net of few steps as well, to refine it")
 
     kept = commands.add_parser("keep", help="put a generator in the middle of its training beside the shipped model")
     kept.add_argument("model", type=Path)
@@ -85,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         case "restore":
             from canvas.storybook.restore import restore
 
-            restore(args.model, args.run, args.student)
+            restore(args.model, args.run)
         case "keep":
             from canvas.storybook.restore import keep
 
@@ -117,7 +112,7 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
 
     device = args.device or training.best_device()
     args.run.mkdir(parents=True, exist_ok=True)
-    chosen = ORDER if args.stage == "all" else (args.stage,)
+    chosen = STAGES if args.stage == "all" else (args.stage,)
     for stage in chosen:
         match stage:
             case "vae":
@@ -128,12 +123,6 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
                 generator.train(args.run, args.minutes, device=device)
             case "distil":
                 distil.train(args.run, args.distil_minutes, device=device)
-            case "refine":
-                from canvas.storybook import refine
-
-                refine.train(
-                    args.run, args.out, args.refine_minutes, device=device, critic_minutes=args.critic_minutes
-                )
             case "decoder":
                 vae.train(args.run, args.decoder_minutes, device=device, decoder_only=True)
             case "export":

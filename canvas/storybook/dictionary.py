@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from canvas.storybook import export, icons, refine, scenes
+from canvas.concepts import fitted
+from canvas.storybook import export, icons, scenes
 from canvas.storybook.contrast import Differences
 from canvas.storybook.generator import COMPOSITION, trained
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
@@ -29,7 +30,6 @@ from sae.harvest import HarvestConfig, harvest, manifest_for, vectors_per_image
 from sae.labels import FeatureLabels, label_features
 from sae.metrics import feature_stats
 from sae.pipelines import Pipeline, load_pipeline, only_errors
-from sae.pursuit import greedy_weights
 from sae.report import Report
 from sae.shards import ShardReader, ShardWriter
 from sae.train import Progress, TrainConfig, train
@@ -65,19 +65,6 @@ class DictionaryConfig:
     )
 
 
-def closest_features(sae: SAE, direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """At most ``size`` live features [n] and amounts [n] ≥ 0 of their directions whose sum is closest to ``direction``.
-
-    In units of the length of ``direction``; see `sae.pursuit.greedy_weights`.
-    """
-    wanted = F.normalize(direction.double().cpu(), dim=0)
-    live = (sae.density > 0).nonzero().squeeze(1).cpu()
-    directions = sae.W_dec.double().cpu()[live]
-    amounts = torch.from_numpy(greedy_weights((directions @ directions.T).numpy(), (directions @ wanted).numpy(), size))
-    used = (amounts > 1e-6).nonzero().squeeze(1)
-    return live[used], amounts[used]
-
-
 def concept_entry(
     concept: str, block: str, sae: SAE, difference: Tensor, size: int, length: float, score: float
 ) -> dict[str, object]:
@@ -85,17 +72,15 @@ def concept_entry(
 
     Weights are in units of the features' means; at strength 1 they add a vector of ``length``.
     """
-    features, amounts = closest_features(sae, difference, size)
-    vector = amounts @ sae.W_dec.double().cpu()[features]
-    weights = length / vector.norm().clamp_min(1e-12) * amounts / sae.mean.double().cpu()[features].clamp_min(1e-6)
+    features, weights = fitted(sae, difference, size, length)
     group = next(name for name, names in GROUPS.items() if concept in names)
     return {
         "name": concept,
         "group": group,
         "synonyms": list(SYNONYMS.get(concept, ())),
         "block": block,
-        "features": features.tolist(),
-        "weights": [round(w, 4) for w in weights.tolist()],
+        "features": features,
+        "weights": weights,
         "score": round(score, 4),
         "icon": INDEX[concept],
     }
@@ -115,13 +100,9 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
     missing = [block for block in BLOCKS if not (place / "done" / block / CONCEPTS_FILE).is_file()]
     known = _known(pipe, missing, cfg) if missing else {}
     for block in missing:
+        sae = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu")
         strokes = trained_strokes(run) if block == COMPOSITION else None
-        if block == COMPOSITION and (run / refine.REFINED).exists():
-            # what leads to this block was not refined, so its dictionary is still that of the updates there
-            sae, brushes = load(run / refine.PLACE), refine.brushes(run)
-        else:
-            sae, brushes = _train(reader, block, cfg, place / f"{block}.pt", device).to("cpu"), None
-        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg, strokes, brushes)
+        _write(place / "done" / block, pipe, sae, known.pop(block), reader.count, command, cfg, strokes)
     entries: list[dict[str, object]] = []
     shutil.rmtree(folder / "sae", ignore_errors=True)
     for block in BLOCKS:
@@ -163,13 +144,8 @@ def _write(
     command: str,
     cfg: DictionaryConfig,
     strokes: Strokes | None = None,
-    brushes: list[dict[str, Any]] | None = None,
 ) -> None:
-    """One block's folder; its concepts come last, and say that all is there.
-
-    ``brushes`` are concepts that were painted with already, in units of the means that ``sae`` has until now.
-    """
-    before = sae.mean
+    """One block's folder; its concepts come last, and say that all is there."""
     sae = sae.with_statistics(*feature_stats(sae, [known.anywhere])[:3])
     labels = label_features(sae, known.clear, CONCEPTS)
     sae.save(out, half=True)
@@ -177,10 +153,7 @@ def _write(
     Atlas.of(sae, labels).save(out)
     # where training has painted, as it has painted; else as far as the updates deviate
     strokes = strokes or Strokes(known.differences, deviation([known.anywhere]))
-    if brushes is None:
-        made = _concepts(sae, strokes, labels, cfg)
-    else:
-        made = {str(entry["name"]): _in_units(entry, before, sae.mean) for entry in brushes}
+    made = _concepts(sae, strokes, labels, cfg)
     # more digits than a float16 holds would say nothing
     differences = {c: [float(f"{v:.4g}") for v in strokes.directions.of(c).tolist()] for c in made}
     (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
@@ -270,13 +243,6 @@ def _concepts(sae: SAE, strokes: Strokes, labels: FeatureLabels, cfg: Dictionary
     directions, length = strokes
     made = {c: concept_entry(c, block, sae, directions.of(c), size, length, score.get(c, 0.0)) for c in names}
     return {c: entry for c, entry in made.items() if entry["features"]}
-
-
-def _in_units(entry: dict[str, Any], before: Tensor, now: Tensor) -> dict[str, object]:
-    """The same brush, its weights in units of the features' means as they are ``now``."""
-    features = entry["features"]
-    weights = torch.tensor(entry["weights"]) * before[features] / now[features].clamp_min(1e-6)
-    return entry | {"weights": [round(w, 4) for w in weights.tolist()]}
 
 
 def _cosine(sae: SAE, entry: dict[str, object], strokes: Strokes) -> float:

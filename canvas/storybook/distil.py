@@ -153,7 +153,11 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
     dtype = training.best_dtype(device)
     stream = generator.Stream(folder, tokenizer, shape, cfg.batch)
     distillation = Distillation(teacher, student, torch.from_numpy(stream.empty), cfg).to(device)
-    steppers = steppers_of(student, cfg, dtype)
+    inner, rest = generator.sorted_parameters(student)
+    steppers = [
+        Muon(inner, cfg.learning_rate, dtype=dtype),
+        torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)),
+    ]
 
     def losses(number: int) -> dict[str, Tensor]:
         return {"loss": distillation(generator.Batch(*(x.to(device) for x in stream.batch(number))))}
@@ -163,16 +167,6 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
         checkpoint=folder / "distilled.pt", device=device, batch=cfg.batch, dtype=dtype, decay=cfg.decay,
         config=asdict(cfg), log=folder / "distilled.jsonl",
     )  # fmt: skip
-
-
-def steppers_of(
-    student: nn.Module, cfg: DistilConfig, dtype: torch.dtype = torch.float32
-) -> list[torch.optim.Optimizer]:
-    inner, rest = generator.sorted_parameters(student)
-    return [
-        Muon(inner, cfg.learning_rate, dtype=dtype),
-        torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)),
-    ]
 
 
 def averaged(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

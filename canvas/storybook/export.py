@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 from canvas.models import UNDISTILLED
-from canvas.storybook import distil, generator, refine
+from canvas.storybook import distil, generator
 from canvas.storybook.validation import fidelity, validate
 
 TRAINING = "training"
@@ -25,13 +25,11 @@ LICENCE = "Apache-2.0, the authors of Featurebrush; trained only on scenes drawn
 def pipeline(run: Path, distilled: bool = True) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
     """The pipeline as trained so far (averaged weights, fp32), and its U-Net's figures.
 
-    With ``distilled`` the U-Net is the student, where there is one, and the refined one where it was refined.
+    With ``distilled`` the U-Net is the student, where there is one.
     """
     unet, encoder, tokenizer, figures = generator.averaged(run)
     if distilled and (student := distil.averaged(run)):
         weights, figures = student
-        if refined := refine.averaged(run):
-            weights, figures = refined[0], figures | {"refined": refined[1]}
         unet.load_state_dict(weights)
     vae = AutoencoderTiny.from_pretrained(run / "vae").eval()
     pipe = StableDiffusionPipeline(

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from canvas.models import UNDISTILLED
-from canvas.storybook import distil, generator, training
+from canvas.storybook import generator, training
 from canvas.storybook.export import TRAINING, write_provenance
 from canvas.storybook.vocabulary import INDEX
 from sae.errors import FeaturebrushError
@@ -40,11 +40,10 @@ def _small(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half() if tensor.dtype == torch.float32 and tensor.numel() > 2**13 else tensor.contiguous()
 
 
-def restore(model: Path, run: Path, student: bool = False) -> None:
+def restore(model: Path, run: Path) -> None:
     """Write ``vae``, ``tokenizer`` and ``generator.pt`` into ``run`` from the pipeline folder ``model``.
 
-    With ``student`` the U-Net of few steps as well, as ``distilled.pt``, to be refined; without it, distillation starts
-    anew from the generator. Raises `FeaturebrushError` if the run has a generator already.
+    Raises `FeaturebrushError` if the run has a generator already.
     """
     if (run / "generator.pt").exists():
         raise FeaturebrushError(f"{run / 'generator.pt'} is there already; nothing was restored")
@@ -71,8 +70,6 @@ def restore(model: Path, run: Path, student: bool = False) -> None:
         "config": asdict(cfg),
     }
     training.save(run / "generator.pt", state)
-    if student:
-        _restore_student(model, run)
 
 
 def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, generator.GeneratorConfig, dict[str, Any]]:
@@ -92,24 +89,6 @@ def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, gene
     _restore_palette(modules["palette"], model)
     done: dict[str, Any] = json.loads((folder / "provenance.json").read_text())["metrics"]
     return modules, cfg, done
-
-
-def _restore_student(model: Path, run: Path) -> None:
-    if not (model / UNDISTILLED).is_dir():
-        raise FeaturebrushError(f"{model} has one U-Net, no student beside its teacher in {UNDISTILLED!r}")
-    student = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
-    done: dict[str, Any] = json.loads((model / "unet" / "provenance.json").read_text())["metrics"]
-    weights = student.state_dict()
-    state = {
-        "weights": weights,
-        "optimisers": [stepper.state_dict() for stepper in distil.steppers_of(student, distil.DistilConfig())],
-        "average": {"step": done["steps"], "weights": weights},
-        "step": done["steps"],
-        "samples": done["samples"],
-        "elapsed": done["minutes"] * 60,
-        "config": done["config"],
-    }
-    training.save(run / "distilled.pt", state)
 
 
 def _restore_palette(palette: generator.Palette, model: Path) -> None:

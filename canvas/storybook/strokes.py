@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,60 +106,3 @@ def connected(cells: np.ndarray, y: int, x: int) -> np.ndarray:
         if (grown == part).all():
             return part
         part = grown
-
-
-class Hand:
-    """Lays strokes where nothing is yet, as someone who paints does: about as high in the picture as such a thing is
-    in some scene, in that thing's own shape or in a brush's."""
-
-    def __init__(self, coverage: np.ndarray, weakest: float = 0.4, strongest: float = 2.2) -> None:
-        """``coverage`` uint8 [n, C, 16, 16], 0..255, of scenes to take places from."""
-        self.coverage, self.weakest, self.strongest = coverage, weakest, strongest
-        seen = np.concatenate([part.max((2, 3)) >= 255 * VISIBLE for part in np.array_split(coverage, 32)])
-        self.scenes = [np.flatnonzero(seen[:, c]) for c in range(seen.shape[1])]
-        odds = np.where(THINGS, 2.0, 1.0) * PAINTED * [len(found) > 0 for found in self.scenes]
-        self.odds = odds / odds.sum()
-
-    def prefer(self, weights: Sequence[float]) -> None:
-        """Paint concepts as often as ``weights`` [C] say, squared, from half to four times the middle one; none of 0."""
-        given = np.asarray(weights)
-        middle = np.median(given[given > 0])
-        odds = (self.odds > 0) * np.where(given > 0, np.clip(given / middle, 0.5, 4.0) ** 2, 0.0)
-        self.odds = odds / odds.sum()
-
-    def lay(self, rng: np.random.Generator) -> np.ndarray:
-        """One picture's strokes, times their strengths: float32 [C, 16, 16]; one, or now and then two apart."""
-        laid = np.zeros(self.coverage.shape[1:], np.float32)
-        for _ in range(1 if rng.random() < 0.75 else 2):
-            c = int(rng.choice(len(self.odds), p=self.odds))
-            drawn = self.place(c, rng)
-            if not (laid.max(0) * drawn).any() and not laid[c].any():
-                laid[c] = math.exp(rng.uniform(math.log(self.weakest), math.log(self.strongest))) * drawn
-        return laid
-
-    def place(self, c: int, rng: np.random.Generator) -> np.ndarray:
-        """A stroke for concept ``c``: [16, 16], 0..1."""
-        scene = self.coverage[rng.choice(self.scenes[c]), c].astype(np.float32) / 255
-        size = scene.shape
-        if rng.random() < 0.4:
-            return np.roll(shape(scene, rng), int(rng.integers(-5, 6)), 1)
-        rows, columns = np.nonzero(scene >= VISIBLE)
-        pick = int(rng.integers(len(rows)))
-        y = float(rows[connected(scene >= VISIBLE, int(rows[pick]), int(columns[pick]))[rows, columns]].mean())
-        y, x = y + rng.uniform(-1, 1), rng.uniform(1.5, size[1] - 2.5)
-        kind = rng.random()
-        if kind < 0.5:
-            radius = rng.uniform(1.2, 4.2)
-            return oval(size, y, x, radius * rng.uniform(0.8, 1.25), radius)
-        if kind < 0.7:
-            height, width = rng.uniform(1, 4), rng.uniform(1, 4)
-            box = np.zeros(size)
-            box[max(0, round(y - height)) : round(y + height) + 1, max(0, round(x - width)) : round(x + width) + 1] = 1
-            return box
-        if kind < 0.92:
-            radius, lean, length = rng.uniform(0.8, 1.8), rng.uniform(-1, 1), rng.uniform(1, 3)
-            dabs = [oval(size, y + lean * t * t, x + length * t, radius, radius) for t in (-1, -0.5, 0, 0.5, 1)]
-            return np.max(dabs, 0)
-        half = np.zeros(size)
-        half[:, : size[1] // 2] = 1
-        return half if rng.random() < 0.5 else half[:, ::-1]
