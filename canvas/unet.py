@@ -90,7 +90,8 @@ def remembering(module: nn.Module) -> nn.Module:
     twin = copy.deepcopy(module, shared)
     for part in twin.modules():
         if isinstance(part, BasicTransformerBlock) and part.attn2 is not None and part.attn2.is_cross_attention:
-            part.attn2.to_k, part.attn2.to_v = Remembered(part.attn2.to_k), Remembered(part.attn2.to_v)
+            attention: Any = part.attn2
+            attention.to_k, attention.to_v = Remembered(attention.to_k), Remembered(attention.to_v)
     return twin
 
 

@@ -24,11 +24,11 @@ from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (0.7, 1.0, 1.6, 2.4)
+GAINS: Final = (1.0, 1.6, 2.4)
 """What the strength of a brush is multiplied with."""
 SOFTNESS: Final = (1.0, 0.1)
 """How far the differences that concepts make are set apart from each other: see `canvas.concepts.set_apart`."""
-MEANS: Final = (2.0, 4.0, 8.0)
+MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
 """Features of a brush made of labelled ones, at most."""
@@ -148,8 +148,11 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             concepts.append(concept)
             continue
         plain = judge.unpainted(trials)
-        candidates = own(concept) + apart(judge.bench, concept)
-        tried = [(candidate, judge.figures(candidate.brush, plain)) for candidate in candidates]
+        tried: list[tuple[Candidate, Figures]] = []
+        for candidate in own(concept) + apart(judge.bench, concept):
+            tried.append((candidate, judge.figures(candidate.brush, plain)))
+            if tried[-1][1].arrived == 1 and tried[-1][1].passes:
+                break  # the weakest that never fails
         if not any(figures.passes for _, figures in tried):
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
         best, found = max(tried, key=lambda pair: pair[1].merit)
