@@ -156,6 +156,8 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
         if not any(figures.passes for _, figures in tried):
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
         best, found = max(tried, key=lambda pair: pair[1].merit)
+        if not found.arrived:
+            best, found = tried[0]  # nothing is better than another: it stays as it is
         figures = judge.figures(best.brush, judge.unpainted(others))
         changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
         concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))
