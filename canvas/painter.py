@@ -48,9 +48,7 @@ class Painter:
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         compiling = compiled.backend(backend, model.pipeline.device)
-        self.engine = Engine(
-            model.pipeline, blocks=tuple(model.saes), compile=compiling, sketcher=model.sketcher
-        )
+        self.engine = Engine(model.pipeline, blocks=tuple(model.saes), compile=compiling, sketcher=model.sketcher)
         """The sampler; ``engine.forget()`` is needed after the pipeline's weights were changed from outside."""
 
     @classmethod

@@ -22,7 +22,6 @@ from canvas.bench.reader import FACTS, SIDE, WEIGHTS, Reader, ReaderNet, Reading
 from canvas.bench.variants import VARIANTS, NormKept, norm_ratio
 from canvas.concepts import read_concepts
 from canvas.masks import Mask
-from canvas.steering import FeatureSet, brush_vector
 from sae.errors import FeaturebrushError
 
 CONCEPTS = ("castle", "moon")
@@ -333,22 +332,6 @@ def test_what_never_arrives_stays_as_it_was(bench: Bench):
         True,
     )
     assert len(report[first.name]["tried"]) > len(tuning.GAINS)
-
-
-def test_brushes_are_also_tried_set_apart_from_those_of_the_same_block(bench: Bench):
-    first, second = bench.painter.concepts[:2]
-    assert tuning.apart(Bench(bench.painter), first) == [], "without differences there is nothing to set apart"
-    width = bench.painter.sae(first.block).cfg.d_in
-    common, own, other = torch.eye(3, width)
-    known = Bench(bench.painter, {first.name: 3 * common + own, second.name: 3 * common + other})
-    tried = tuning.apart(known, first)
-    assert len(tried) == len(tuning.SOFTNESS) * (len(tuning.GAINS) - 1)
-    sae, length = bench.painter.sae(first.block), bench.vector(cases.Case(first.name, *REST))[1].norm().item()
-    for i, candidate in enumerate(tried):
-        features = FeatureSet(candidate.block, candidate.features, candidate.weights)
-        gain = tuning.GAINS[1:][i % (len(tuning.GAINS) - 1)]
-        assert brush_vector(sae, features).norm().item() == pytest.approx(gain * length, rel=1e-2)
-        assert len(candidate.features) <= len(first.features)
 
 
 def test_tuned_concepts_are_read_as_they_were_written(bench: Bench, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,10 +45,26 @@ def test_a_stroke_lies_about_one_instance(seed):
 @given(st.integers(0, 10**6))
 def test_strokes_are_laid_only_for_what_can_be_seen_and_has_a_place(seed):
     coverage = coverage_with(castle=(2, 1, 6, 5), meadow=(8, 0, 16, 16), ink=(0, 0, 16, 16))
-    laid = strokes.lay(coverage, np.random.default_rng(seed), ALWAYS)
+    laid = strokes.lay(coverage, np.random.default_rng(seed), replace(ALWAYS, stray=0))
     painted = {CONCEPTS[c] for c in np.flatnonzero(laid.any((1, 2)))}
     assert painted <= {"castle", "meadow"}
     assert laid.max() <= ALWAYS.strongest
+
+
+def test_a_faint_stroke_may_paint_what_is_not_there_and_a_strong_one_never_does():
+    coverage = coverage_with(castle=(2, 1, 6, 5))
+    rng = np.random.default_rng(0)
+    right, stray = [], []
+    for _ in range(1500):
+        for name, stroke in zip(CONCEPTS, strokes.lay(coverage, rng, ALWAYS), strict=True):
+            if stroke.any():
+                (right if name == "castle" else stray).append(stroke.max())
+                assert name not in STYLES
+    assert len(stray) == pytest.approx(1500 * ALWAYS.stray, rel=0.15)
+    assert max(stray) < ALWAYS.straying
+    right, stray = np.array(right), np.array(stray)
+    surer = [(right < top).sum() / ((right < top).sum() + (stray < top).sum()) for top in (0.3, 0.6, 0.9)]
+    assert surer == sorted(surer), "the stronger a stroke, the surer"
 
 
 def test_the_share_of_painted_scenes_is_the_configured_one():
@@ -82,6 +100,22 @@ def test_the_palette_paints_the_difference_a_concept_makes():
     assert added[0, :, 3, 4].norm().item() == pytest.approx(2 * spread.item(), rel=1e-4)
     assert added[0, :, 9, 9].abs().max() == 0
     assert added.abs().sum((0, 1)).count_nonzero() == 1
+
+
+def test_the_palette_paints_what_is_a_concept_own():
+    common, castle, fish = torch.eye(3)
+    cells = torch.zeros(8, len(CONCEPTS), 16, 16, dtype=torch.bool)
+    updates = torch.zeros(8, 3, 16, 16)
+    for i, (name, own) in enumerate({"castle": castle, "fish": fish}.items()):
+        cells[i::2, INDEX[name], :, :8] = True
+        updates[i::2, :, :, :8] = (3 * common + own)[:, None, None]
+    palette = Palette(3, 0.9)
+    palette.see(updates, cells)
+    laid = torch.zeros(1, len(CONCEPTS), 16, 16)
+    laid[0, INDEX["castle"], 0, 0] = laid[0, INDEX["fish"], 1, 1] = 1
+    added = palette.paint(laid)[0]
+    cosine = torch.cosine_similarity(added[:, 0, 0], added[:, 1, 1], dim=0).item()
+    assert cosine < torch.cosine_similarity(3 * common + castle, 3 * common + fish, dim=0).item() - 0.1
 
 
 def test_styles_are_not_strokes():

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from transformers import CLIPTokenizer
 
 from canvas import Painter
 from canvas.storybook import data, dictionary, distil, export, generator, restore, text, training, vae
@@ -32,7 +32,7 @@ TINY = generator.GeneratorConfig(width=32, outer_width=16, layers=2, depth=1, ba
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     vae.train(folder, 0.03, TINY_VAE, "cpu")
-    data.prepare(folder, 6, "cpu", portion=4, batch=3)
+    data.prepare(folder, 4, "cpu", portion=4, batch=3, collages=2)
     generator.train(folder, 0.05, TINY, "cpu")
     return folder
 
@@ -122,13 +122,10 @@ def test_a_distilled_run_ships_student_and_teacher_and_is_restored_from_them(run
     facts = json.loads((model / "unet" / "provenance.json").read_text())["metrics"]
     assert facts["samples"] > 0 and set(facts["fidelity"]) == {"student", "teacher", "teacher_unguided"}
 
-    few = {"sae": {"mean": torch.ones(3), "W_dec": torch.eye(3, 32)}}
     folder = model / "sae" / generator.COMPOSITION
     folder.mkdir(parents=True)
-    save_file(few["sae"], folder / "sae.safetensors")
     (folder / "differences.json").write_text(json.dumps({"castle": [1.0] + [0.0] * 31}))
-    entry = {"block": generator.COMPOSITION, "features": [0, 1], "weights": [3.0, 4.0]}
-    (model / "concepts.json").write_text(json.dumps({"concepts": [entry]}))
+    (folder / "provenance.json").write_text(json.dumps({"metrics": {"stroke_length": 5.0}}))
     restore.restore(model, tmp_path / "again")
     modules, _, _ = generator.trained(tmp_path / "again")
     for name, value in modules["unet"].state_dict().items():
@@ -145,6 +142,23 @@ def test_a_distilled_run_ships_student_and_teacher_and_is_restored_from_them(run
     assert torch.load(tmp_path / "again" / "generator.pt", weights_only=True)["step"] > before["step"]
 
 
+def test_a_student_follows_a_teacher_that_learns_on(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    distil.train(folder, 0.02, distil.DistilConfig(batch=4), "cpu")
+    before, _ = distil.averaged(folder)
+    teacher = generator.trained(folder)[0]["unet"].state_dict()
+    distil.follow(folder, teacher)
+    same, _ = distil.averaged(folder)
+    moved = {name: value + 0.25 for name, value in teacher.items()}
+    distil.follow(folder, moved)
+    distil.follow(folder, moved)
+    after, _ = distil.averaged(folder)
+    for name, value in before.items():
+        assert torch.equal(same[name], value), "the teacher is as it was"
+        assert torch.allclose(after[name], value + 0.25, atol=1e-5), "what the teacher learnt is added once"
+
+
 def test_latents_of_the_mirror_image_lie_behind_the_others(run):
     latents = np.load(run / "latents.npy")
     captions = json.loads((run / "captions.json").read_text())
@@ -154,6 +168,19 @@ def test_latents_of_the_mirror_image_lie_behind_the_others(run):
         vae.AutoencoderTiny.from_pretrained(run / "vae").eval(), vae._draw(0)[None, :, ::-1].copy(), "cpu"
     )
     assert np.allclose(latents[6], again[0], atol=2e-2)
+    pasted = np.load(run / "pasted.npy")
+    assert (pasted[:4] == data.NOTHING).all() and (pasted[4:6] >= 0).all()
+    assert np.array_equal(pasted[:6], pasted[6:])
+
+
+def test_what_was_pasted_into_a_collage_is_always_painted(run):
+    shape = generator.trained(run)[2]
+    stream = generator.Stream(run, CLIPTokenizer.from_pretrained(run / "tokenizer"), shape, 12)
+    for epoch in range(5):
+        order = np.random.default_rng(epoch).permutation(12)
+        painted = stream.batch(epoch).strokes.amax((2, 3)) > 0
+        for row, concept in zip(painted, stream.pasted[order], strict=True):
+            assert concept == data.NOTHING or row[concept]
 
 
 def test_coverage_is_the_scenes_own_and_mirrored_with_it(run):
@@ -224,7 +251,37 @@ def test_a_budget_counts_time_and_lowers_the_rate():
     rates = [budget.learning_rate(1.0, warmup=1) for _ in budget]
     assert budget.progress == 1.0
     assert rates[-1] <= rates[0]
-    assert training.Budget(1.0, step=100, elapsed=60.0).learning_rate(1.0) == pytest.approx(0.01)
+    spent = training.Place(100, 60.0)
+    assert training.Budget(1.0, spent).learning_rate(1.0) == pytest.approx(0.01)
+
+
+def test_a_budget_that_is_extended_warms_up_again():
+    place = training.Place(100, 60.0).extended()
+    first, last = training.Budget(2.0, place), training.Budget(2.0, training.Place(300, 120.0, place.began))
+    assert first.progress == 0 and last.progress == 1
+    assert first.learning_rate(1.0, warmup=1) == pytest.approx(training.RESTART)
+    assert first.learning_rate(1.0, warmup=10) == pytest.approx(training.RESTART / 10)
+    assert last.learning_rate(1.0) == pytest.approx(0.01 * training.RESTART)
+
+
+def test_more_minutes_extend_what_was_spent_and_a_kill_does_not(tmp_path):
+    def begun(minutes: float, elapsed: float | None = None) -> tuple[int, float]:
+        checkpoint = tmp_path / "checkpoint.pt"
+        if elapsed is not None:  # as if killed there
+            state = torch.load(checkpoint, weights_only=True)
+            torch.save(state | {"elapsed": elapsed}, checkpoint)
+        net = torch.nn.Linear(2, 2)
+        training.fit(
+            net, [(torch.optim.Adam(net.parameters()), 1e-3)], lambda _: {"loss": net(torch.ones(1, 2)).sum()}, minutes,
+            checkpoint=checkpoint, device="cpu", batch=1,
+        )  # fmt: skip
+        return tuple(torch.load(checkpoint, weights_only=True)["began"])
+
+    assert begun(0.002) == (0, 0.0)
+    assert begun(0.002, elapsed=0.06) == (0, 0.0)
+    step, seconds = begun(0.004)
+    assert step > 0 and seconds == pytest.approx(0.12, abs=0.05)
+    assert begun(0.004, elapsed=0.2) == (step, seconds)
 
 
 def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path, monkeypatch):

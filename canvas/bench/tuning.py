@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,17 +16,14 @@ from canvas.bench import scores
 from canvas.bench.cases import Case
 from canvas.bench.methods import Bench, unpainted
 from canvas.bench.reader import Reader
-from canvas.concepts import Concept, fitted, set_apart
+from canvas.concepts import Concept
 from canvas.painting import Brush
-from canvas.steering import FeatureSet, brush_vector
 from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (1.0, 1.6, 2.4)
+GAINS: Final = (0.6, 1.0, 1.6, 2.4)
 """What the strength of a brush is multiplied with."""
-SOFTNESS: Final = (1.0, 0.1)
-"""How far the differences that concepts make are set apart from each other: see `canvas.concepts.set_apart`."""
 MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -76,25 +72,6 @@ def own(concept: Concept) -> list[Candidate]:
     """The concept's brush, weaker and stronger."""
     brush = Candidate(concept.block, concept.features, concept.weights)
     return [brush.scaled(gain) for gain in GAINS]
-
-
-def apart(bench: Bench, concept: Concept) -> list[Candidate]:
-    """As many features of the concept's block that come closest to what is the concept's own in the difference that it
-    makes there, as long as the brush is, weaker and stronger; none where the differences are not known."""
-    painter, block = bench.painter, concept.block
-    names = [c.name for c in painter.concepts if c.block == block and c.name in bench.differences]
-    if concept.name not in names:
-        return []
-    sae = painter.sae(block)
-    known = FeatureSet(block, concept.features, concept.weights)
-    length = float(brush_vector(sae, known).norm())
-    differences = torch.stack([bench.differences[name] for name in names])
-    found = []
-    for softness in SOFTNESS:
-        wanted = set_apart(differences, softness)[names.index(concept.name)]
-        features, weights = fitted(sae, wanted, len(concept.features), length)
-        found += [Candidate(block, tuple(features), tuple(weights)).scaled(gain) for gain in GAINS[1:]]
-    return found
 
 
 def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
@@ -149,7 +126,7 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             continue
         plain = judge.unpainted(trials)
         tried: list[tuple[Candidate, Figures]] = []
-        for candidate in own(concept) + apart(judge.bench, concept):
+        for candidate in own(concept):
             tried.append((candidate, judge.figures(candidate.brush, plain)))
             if tried[-1][1].arrived == 1 and tried[-1][1].passes:
                 break  # the weakest that never fails
@@ -157,7 +134,7 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
         best, found = max(tried, key=lambda pair: pair[1].merit)
         if not found.arrived:
-            best, found = tried[0]  # nothing is better than another: it stays as it is
+            best, found = tried[GAINS.index(1.0)]  # nothing is better than another: it stays as it is
         figures = judge.figures(best.brush, judge.unpainted(others))
         changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
         concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))

@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--scenes", type=int, default=10_000, help="scenes drawn for the generator (mirrored: twice as many)"
     )
+    train.add_argument(
+        "--collages", type=int, default=4000, help="scenes with a thing of another one in them, drawn beside those"
+    )
     train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
     train.add_argument("--distil-minutes", type=float, default=60, help="the budget of learning to do with few steps")
     train.add_argument(
@@ -118,7 +121,7 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
             case "vae":
                 vae.train(args.run, args.vae_minutes, device=device)
             case "data":
-                data.prepare(args.run, args.scenes, device)
+                data.prepare(args.run, args.scenes, device, collages=args.collages)
             case "generator":
                 generator.train(args.run, args.minutes, device=device)
             case "distil":

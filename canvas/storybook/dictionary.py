@@ -18,7 +18,7 @@ from tqdm import tqdm
 from canvas.concepts import fitted
 from canvas.storybook import export, icons, scenes
 from canvas.storybook.contrast import Differences
-from canvas.storybook.generator import COMPOSITION, trained
+from canvas.storybook.generator import COMPOSITION, own_directions, trained
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS, INDEX, SYNONYMS
 from sae import SAE, load
 from sae.atlas import Atlas
@@ -119,9 +119,17 @@ def make(folder: Path, run: Path, device: str, command: str, cfg: DictionaryConf
 class Strokes(NamedTuple):
     """What the model was painted with while it was trained."""
 
-    directions: Differences
+    differences: Differences
+    """that concepts make"""
     length: float
     """of a stroke of strength 1"""
+    apart: bool = False
+    """whether it was painted with these differences set apart from each other"""
+
+    def of(self, concept: str) -> Tensor:
+        """What the concept is painted with, of any length: [d]."""
+        known = self.differences.all()
+        return (own_directions(known) if self.apart else known)[INDEX[concept]]
 
 
 def trained_strokes(run: Path) -> Strokes | None:
@@ -132,7 +140,7 @@ def trained_strokes(run: Path) -> Strokes | None:
     if not (run / "generator.pt").exists():
         return None
     palette = trained(run)[0]["palette"]
-    return Strokes(palette.differences, float(palette.square.sqrt()))
+    return Strokes(palette.differences, float(palette.square.sqrt()), apart=True)
 
 
 def _write(
@@ -155,13 +163,14 @@ def _write(
     strokes = strokes or Strokes(known.differences, deviation([known.anywhere]))
     made = _concepts(sae, strokes, labels, cfg)
     # more digits than a float16 holds would say nothing
-    differences = {c: [float(f"{v:.4g}") for v in strokes.directions.of(c).tolist()] for c in made}
+    differences = {c: [float(f"{v:.4g}") for v in strokes.differences.of(c).tolist()] for c in made}
     (out / "differences.json").write_text(json.dumps(differences, separators=(",", ":")) + "\n")
     make_atlas(sae, pipe, scenes, cfg.atlas, cfg.effects).save(out)
     report = in_model(sae, pipe, scenes, cfg.measured)
     report.write(out)
     figures = {"vectors": vectors, **_figures(report)}
-    figures["concept_cosine_with_mean_difference"] = {c: _cosine(sae, e, strokes) for c, e in made.items()}
+    figures["stroke_length"] = round(strokes.length, 4)
+    figures["concept_cosine_with_strokes"] = {c: _cosine(sae, e, strokes) for c, e in made.items()}
     export.write_provenance(out, command, 0, figures)
     (out / CONCEPTS_FILE).write_text(json.dumps(list(made.values())))
 
@@ -240,8 +249,7 @@ def _concepts(sae: SAE, strokes: Strokes, labels: FeatureLabels, cfg: Dictionary
     score = {b.concept: b.score for b in labels.best}
     block, size, styles = sae.cfg.block, cfg.concept_features, GROUPS["style"]
     names = {COMPOSITION: [c for c in CONCEPTS if c not in styles], LATE: styles}.get(block, ())
-    directions, length = strokes
-    made = {c: concept_entry(c, block, sae, directions.of(c), size, length, score.get(c, 0.0)) for c in names}
+    made = {c: concept_entry(c, block, sae, strokes.of(c), size, strokes.length, score.get(c, 0.0)) for c in names}
     return {c: entry for c, entry in made.items() if entry["features"]}
 
 
@@ -249,7 +257,7 @@ def _cosine(sae: SAE, entry: dict[str, object], strokes: Strokes) -> float:
     """Of what the concept adds with the mean difference that it was fitted to."""
     features = torch.tensor(entry["features"])
     vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
-    return round(F.cosine_similarity(vector.double(), strokes.directions.of(str(entry["name"])), dim=0).item(), 3)
+    return round(F.cosine_similarity(vector.double(), strokes.of(str(entry["name"])), dim=0).item(), 3)
 
 
 def _figures(report: Report) -> dict[str, object]:

@@ -8,7 +8,7 @@ stroke is learnt as well: with a caption the teacher is guided everywhere, and i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from canvas.storybook import generator, training
@@ -142,12 +143,30 @@ class Distillation(nn.Module):
         return clean_between(noisy, sample, signal[:, 0], signal[:, -1])
 
 
+def follow(folder: Path, teacher: Mapping[str, Tensor]) -> None:
+    """Give the student in ``folder`` what its teacher has learnt since: the difference of the teacher's weights.
+
+    What few steps change in the weights and what further training changes in them add up (LCM-LoRA, 2311.05556).
+    ``teacher.safetensors`` holds the teacher that the student was distilled from last.
+    """
+    place = folder / "teacher.safetensors"
+    state = training.load(folder / "distilled.pt", "cpu")
+    if state and place.exists():
+        before = load_file(place)
+        for weights in (state["weights"], state["average"]["weights"]):
+            for name, value in weights.items():
+                value += teacher[name].cpu() - before[name]
+        training.save(folder / "distilled.pt", state)
+    save_file({name: value.contiguous().cpu() for name, value in teacher.items()}, place)
+
+
 def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device: str | None = None) -> None:
     """Distil the generator in ``folder`` for a budget, from the checkpoint ``distilled.pt`` if there is one."""
     cfg = cfg or DistilConfig()
     device = device or training.best_device()
     torch.manual_seed(0)
     teacher, tokenizer, shape = generator.trained(folder)
+    follow(folder, teacher["unet"].state_dict())
     teacher = teacher.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher["unet"]).train().requires_grad_(True)
     dtype = training.best_dtype(device)

@@ -15,16 +15,19 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from canvas.concepts import set_apart
 from canvas.storybook import text, training
 from canvas.storybook.contrast import Differences
-from canvas.storybook.data import COVERED, mirrored
+from canvas.storybook.data import COVERED, NOTHING, mirrored
 from canvas.storybook.muon import Muon
-from canvas.storybook.strokes import THINGS, WIDE, StrokeConfig, lay
+from canvas.storybook.strokes import PAINTED, THINGS, WIDE, StrokeConfig, lay
 from canvas.storybook.vocabulary import CONCEPTS
 from sae.activations import block_input, block_module, block_output
 
 COMPOSITION = "down.1.0"
 """The block at which things are painted: early, with ten transformer layers after it."""
+APART = 1.0
+"""Softness with which concepts' directions are set apart: nearer to 0, they would have less in common."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Stream:
         self.ids = ids["input_ids"].reshape(len(captions), said, text.LENGTH).astype(np.int64)
         self.empty = np.asarray(tokenizer([""], padding="max_length", max_length=text.LENGTH)["input_ids"][0], np.int64)
         self.coverage = np.load(folder / "coverage.npy", mmap_mode="r")
+        self.pasted = np.load(folder / "pasted.npy")
         self.cfg, self.size = cfg, batch
 
     def batch(self, step: int) -> Batch:
@@ -128,7 +132,8 @@ class Stream:
         order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
         coverage = self.coverage[order].astype(np.float32) / 255
-        strokes = np.stack([lay(one, rng, self.cfg.strokes) for one in coverage])
+        pasted = [int(c) if c != NOTHING else None for c in self.pasted[order]]
+        strokes = np.stack([lay(one, rng, self.cfg.strokes, c) for one, c in zip(coverage, pasted, strict=True)])
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
         drop = np.where(strokes.any((1, 2, 3)), self.cfg.strokes.drop, self.cfg.drop)
         ids[rng.random(size) < drop] = self.empty
@@ -141,7 +146,8 @@ class Stream:
 
 
 class Palette(nn.Module):
-    """What things are painted with while training: the running mean differences that concepts make to the updates.
+    """What things are painted with while training: the running mean differences that concepts make to the updates,
+    set apart from each other.
 
     The same that the dictionary's concepts are made of afterwards, so the model is trained under the strokes that it
     will be painted with. No gradient passes through it.
@@ -168,8 +174,19 @@ class Palette(nn.Module):
 
         A stroke of strength 1 is as long as the updates deviate from their mean, root mean square.
         """
-        directions = F.normalize(self.differences.all().float(), dim=-1) * self.square.sqrt()
+        directions = own_directions(self.differences.all()).float() * self.square.sqrt()
         return torch.einsum("ncij,cd->ndij", strokes, directions)
+
+
+def own_directions(differences: Tensor) -> Tensor:
+    """What is each painted concept's own in ``differences`` [C, d]: unit vectors; 0 for what is unknown or not painted.
+
+    Much of a mean difference says no more than that there is a thing: see `canvas.concepts.set_apart`.
+    """
+    known = torch.from_numpy(PAINTED).to(differences.device) & differences.any(1)
+    own = torch.zeros_like(differences)
+    own[known] = set_apart(differences[known], APART).to(differences.dtype)
+    return own
 
 
 def build_modules(cfg: GeneratorConfig, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
@@ -266,9 +283,10 @@ def train(
         text.save_tokenizer(text.train_tokenizer(captions), folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     modules = build_modules(cfg, tokenizer).to(device)
-    # on a CPU, bfloat16 is slow in the backward pass of the fused attention
-    modules["unet"].set_attn_processor(AttnProcessor() if device == "cpu" else AttnProcessor2_0())
     dtype = training.best_dtype(device)
+    # on a CPU, bfloat16 is slow in the backward pass of the fused attention
+    slow = device == "cpu" and dtype == torch.bfloat16
+    modules["unet"].set_attn_processor(AttnProcessor() if slow else AttnProcessor2_0())
     stream = Stream(folder, tokenizer, cfg, cfg.batch)
     signal = build_scheduler().alphas_cumprod.to(device)
 

@@ -24,6 +24,9 @@ from canvas.storybook.export import TRAINING, write_provenance
 from canvas.storybook.vocabulary import INDEX
 from sae.errors import FeaturebrushError
 
+SEEN = 5000
+"""Cells that a restored mean difference counts for: about what a running mean remembers of a concept."""
+
 
 def keep(run: Path, model: Path, command: str) -> None:
     """Put the generator of ``run``, as far as it has come, beside the pipeline in the folder ``model``."""
@@ -67,6 +70,7 @@ def restore(model: Path, run: Path) -> None:
         "step": done["steps"],
         "samples": done["samples"],
         "elapsed": done["minutes"] * 60,
+        "minutes": done["minutes"],
         "config": asdict(cfg),
     }
     training.save(run / "generator.pt", state)
@@ -92,14 +96,9 @@ def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, gene
 
 
 def _restore_palette(palette: generator.Palette, model: Path) -> None:
-    """The mean differences that lie beside the dictionary; a concept's brush is as long as the updates deviate."""
+    """The mean differences that lie beside the dictionary, and the length of its strokes."""
     folder = model / "sae" / generator.COMPOSITION
-    palette.differences.counts += 1
+    palette.differences.counts += SEEN
     for name, difference in json.loads((folder / "differences.json").read_text()).items():
-        palette.differences.sums[0, INDEX[name]] = torch.tensor(difference, dtype=torch.float64)
-    tensors = load_file(folder / "sae.safetensors")
-    entries = json.loads((model / "concepts.json").read_text())["concepts"]
-    entry = next(entry for entry in entries if entry["block"] == generator.COMPOSITION)
-    chosen = entry["features"]
-    amounts = torch.tensor(entry["weights"]) * tensors["mean"][chosen].float()
-    palette.square += (amounts @ tensors["W_dec"][chosen].float()).square().sum()
+        palette.differences.sums[0, INDEX[name]] = SEEN * torch.tensor(difference, dtype=torch.float64)
+    palette.square += json.loads((folder / "provenance.json").read_text())["metrics"]["stroke_length"] ** 2

@@ -20,34 +20,48 @@ WIDE = 40
 
 @dataclass(frozen=True)
 class StrokeConfig:
-    share: float = 0.65
-    """of the scenes that are painted on"""
+    share: float = 0.5
+    """of the scenes, the collages apart, that are painted on"""
     alone: float = 0.4
     """of those, the share on which a single concept is painted"""
-    weakest: float = 0.5
+    weakest: float = 0.25
     strongest: float = 2.0
-    """a stroke's strength, log-uniform; 1 is the deviation of the block's updates from their mean"""
+    """a stroke's strength, the likelier the stronger; 1 is the deviation of the block's updates from their mean"""
+    stray: float = 0.4
+    """of the painted scenes, the share on which one concept is painted that is not there, as a faint stroke may be: the
+    stronger a stroke, the surer it is that what it paints is there"""
+    straying: float = 0.9
+    """strength that no stray stroke reaches; the likelier the weaker"""
     drop: float = 0.5
     """share of the painted scenes whose caption is dropped"""
 
 
-def lay(coverage: np.ndarray, rng: np.random.Generator, cfg: StrokeConfig) -> np.ndarray:
+def lay(coverage: np.ndarray, rng: np.random.Generator, cfg: StrokeConfig, pasted: int | None = None) -> np.ndarray:
     """Strokes over one scene, times their strengths: float32 [C, 16, 16] from ``coverage`` [C, 16, 16], 0..1.
 
-    All zero for the scenes that are left alone.
+    All zero for the scenes that are left alone. What was ``pasted`` into a collage is always painted: nothing else
+    tells of it.
     """
     laid = np.zeros(coverage.shape, np.float32)
     seen = np.flatnonzero(PAINTED & (coverage.max((1, 2)) >= VISIBLE))
-    if rng.random() >= cfg.share or len(seen) == 0:
+    if pasted is not None and pasted in seen:
+        chosen = np.union1d([pasted], seen[rng.random(len(seen)) < rng.uniform(-0.6, 0.4)])
+    elif rng.random() >= cfg.share or len(seen) == 0:
         return laid
-    if rng.random() < cfg.alone:
+    elif rng.random() < cfg.alone:
         odds = np.where(THINGS[seen], 3.0, 1.0)
         chosen = rng.choice(seen, 1, p=odds / odds.sum())
     else:
         chosen = seen[rng.random(len(seen)) < rng.uniform(0.1, 0.8)]
     for c in chosen:
-        strength = math.exp(rng.uniform(math.log(cfg.weakest), math.log(cfg.strongest)))
+        strength = cfg.weakest + (cfg.strongest - cfg.weakest) * math.sqrt(rng.random())
         laid[c] = strength * shape(coverage[c], rng)
+    absent = np.flatnonzero(PAINTED & (coverage.max((1, 2)) == 0))
+    if rng.random() < cfg.stray and len(absent):
+        n, m = coverage.shape[1:]
+        height, width = rng.uniform(1, 4, 2)
+        strength = cfg.straying * (1 - math.sqrt(rng.random()))
+        laid[rng.choice(absent)] = strength * oval((n, m), rng.uniform(0, n), rng.uniform(0, m), height, width)
     return laid
 
 

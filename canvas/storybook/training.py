@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,54 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+RESTART = 0.5
+"""Of the peak learning rate, when a budget that was spent is extended."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in its training a stage is."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    """seconds trained, over all runs"""
+    began: tuple[int, float] = (0, 0.0)
+    """step and seconds at which the last extension of the budget began; 0 at first"""
+
+    def extended(self) -> Place:
+        """The same place, as the beginning of a further budget."""
+        return replace(self, began=(self.step, self.elapsed))
+
 
 class Budget:
     """Counts the minutes that a stage has trained, over all its runs, against what it may.
 
-    Iterating gives step numbers until the budget is spent; ``progress`` is the share spent, 0..1, and drives the
-    learning rate, so that a schedule fits machines of any speed.
+    Iterating gives step numbers until the budget is spent; ``progress`` is the share spent since the budget was last
+    extended, 0..1, and drives the learning rate, so that a schedule fits machines of any speed.
     """
 
-    def __init__(self, minutes: float, step: int = 0, elapsed: float = 0.0, every: float = 180.0) -> None:
+    def __init__(self, minutes: float, place: Place | None = None, every: float = 180.0) -> None:
+        place = place or Place()
         self.seconds = minutes * 60.0
-        self.step = step
-        self.elapsed = elapsed
+        self.step = place.step
+        self.elapsed = place.elapsed
+        self.began = place.began
         self.every = every
-        self._saved = elapsed
+        self._saved = self.elapsed
 
     @property
     def progress(self) -> float:
-        return min(1.0, self.elapsed / self.seconds)
+        start = self.began[1]
+        return min(1.0, (self.elapsed - start) / max(1e-9, self.seconds - start))
 
     def learning_rate(self, peak: float, warmup: int = 60) -> float:
-        """Linear warm-up over ``warmup`` steps, then a cosine to 1% of the peak at the end of the budget."""
+        """Linear warm-up over ``warmup`` steps, then a cosine to 1% of the peak at the end of the budget.
+
+        An extension of the budget warms up again, to ``RESTART`` of the peak (1608.03983).
+        """
+        peak *= RESTART if self.began[0] else 1.0
         decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress))
-        return peak * min(1.0, (self.step + 1) / warmup) * decay
+        return peak * min(1.0, (self.step - self.began[0] + 1) / warmup) * decay
 
     def due(self) -> bool:
         """Whether a checkpoint is due; saying so once counts as having made it."""
@@ -126,6 +151,9 @@ def fit(
 ) -> Fitted:
     """Train ``module`` for a budget of minutes, from ``checkpoint`` if it is there; the last step leaves one.
 
+    A budget larger than the one that the checkpoint was begun with is an extension: the learning rate and the average
+    of the weights start anew from there.
+
     Parameters: ``steppers`` are optimisers with their peak learning rates; ``losses(step)`` gives what to descend under
     the name ``loss`` and, under other names, what else to report, computed under autocast to ``dtype``; ``log`` is a
     JSONL file of running means.
@@ -137,7 +165,12 @@ def fit(
         for (stepper, _), saved in zip(steppers, state["optimisers"], strict=True):
             stepper.load_state_dict(saved)
         average.restore(state["average"])
-        budget, samples = Budget(minutes, state["step"], state["elapsed"]), state["samples"]
+        place, samples = Place(state["step"], state["elapsed"], tuple(state.get("began", (0, 0.0)))), state["samples"]
+        if minutes > state.get("minutes", state["elapsed"] / 60):
+            place = place.extended()
+            module.load_state_dict(average.weights)
+            average.step = 0
+        budget = Budget(minutes, place)
         torch.manual_seed(budget.step)
 
     def save_now() -> None:
@@ -148,6 +181,8 @@ def fit(
             "step": budget.step,
             "samples": samples,
             "elapsed": budget.elapsed,
+            "began": list(budget.began),
+            "minutes": minutes,
             "config": config or {},
         }
         save(checkpoint, state)
