@@ -36,8 +36,9 @@ def coverage_of(masks: np.ndarray) -> np.ndarray:
     return masks.reshape(c, GRID, cell, GRID, cell).mean((2, 4))
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
     image: np.ndarray
+    """uint8 [256, 256, 3]"""
     captions: list[str]
     coverage: np.ndarray
     """0..255: uint8 [C, 16, 16]"""
@@ -45,12 +46,13 @@ class _Drawn(NamedTuple):
     """the concept that a collage has from another scene, or `NOTHING`"""
 
 
-def _draw(seed: int, pasted: bool) -> _Drawn:
+def draw(seed: int, pasted: bool = False) -> Drawn:
+    """The scene of ``seed``, or the collage, as training takes it."""
     made = collage(seed) if pasted else Collage(draw_scene(seed), "")
     rng = Random(seed * 7919 + 1)
     said = [caption(made.scene, rng) for _ in range(CAPTIONS)]
     shares = np.round(255 * coverage_of(made.scene.masks)).astype(np.uint8)
-    return _Drawn(made.scene.image, said, shares, INDEX.get(made.concept, NOTHING))
+    return Drawn(made.scene.image, said, shares, INDEX.get(made.concept, NOTHING))
 
 
 def mirrored(text: str) -> str:
@@ -93,7 +95,7 @@ def prepare(
         for start in range(0, n, portion):
             stop = min(start + portion, n)
             seeds = range(first + start, first + stop)
-            drawn = list(pool.map(_draw, seeds, [i >= scenes for i in range(start, stop)], chunksize=16))
+            drawn = list(pool.map(draw, seeds, [i >= scenes for i in range(start, stop)], chunksize=16))
             texts += [one.captions for one in drawn]
             shares = np.stack([one.coverage for one in drawn])
             coverage[start:stop] = shares

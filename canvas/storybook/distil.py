@@ -8,20 +8,20 @@ stroke is learnt as well: with a caption the teacher is guided everywhere, and i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from canvas.storybook import generator, training
 from canvas.storybook.muon import Muon
+from canvas.storybook.strokes import StrokeConfig
 from sae.activations import block_module, block_output
 
 STEPS = 4
@@ -41,6 +41,7 @@ class DistilConfig:
     things: float = 3.0
     """weight of the loss on the cells of small things, against 1 elsewhere"""
     decay: float = 0.995
+    strokes: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=0.5, weakest=0.25, strongest=2.4))
 
 
 class Levels(NamedTuple):
@@ -143,34 +144,16 @@ class Distillation(nn.Module):
         return clean_between(noisy, sample, signal[:, 0], signal[:, -1])
 
 
-def follow(folder: Path, teacher: Mapping[str, Tensor]) -> None:
-    """Give the student in ``folder`` what its teacher has learnt since: the difference of the teacher's weights.
-
-    What few steps change in the weights and what further training changes in them add up (LCM-LoRA, 2311.05556).
-    ``teacher.safetensors`` holds the teacher that the student was distilled from last.
-    """
-    place = folder / "teacher.safetensors"
-    state = training.load(folder / "distilled.pt", "cpu")
-    if state and place.exists():
-        before = load_file(place)
-        for weights in (state["weights"], state["average"]["weights"]):
-            for name, value in weights.items():
-                value += teacher[name].cpu() - before[name]
-        training.save(folder / "distilled.pt", state)
-    save_file({name: value.contiguous().cpu() for name, value in teacher.items()}, place)
-
-
 def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device: str | None = None) -> None:
     """Distil the generator in ``folder`` for a budget, from the checkpoint ``distilled.pt`` if there is one."""
     cfg = cfg or DistilConfig()
     device = device or training.best_device()
     torch.manual_seed(0)
     teacher, tokenizer, shape = generator.trained(folder)
-    follow(folder, teacher["unet"].state_dict())
     teacher = teacher.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher["unet"]).train().requires_grad_(True)
     dtype = training.best_dtype(device)
-    stream = generator.Stream(folder, tokenizer, shape, cfg.batch)
+    stream = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.strokes), cfg.batch)
     distillation = Distillation(teacher, student, torch.from_numpy(stream.empty), cfg).to(device)
     inner, rest = generator.sorted_parameters(student)
     steppers = [

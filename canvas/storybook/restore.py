@@ -1,7 +1,7 @@
 """A run's checkpoints out of a model's folder, so that training can go on where only the repository is left.
 
 Either a generator was kept in the middle of its training, with all of its parts; or it comes from the shipped model,
-without the head that read concepts. What the optimisers remembered is lost. Both come back within some hundred steps.
+without the head that read concepts. What the optimisers remembered is lost too.
 """
 
 from __future__ import annotations
@@ -87,6 +87,9 @@ def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, gene
         depth=shape.transformer_layers_per_block,
     )
     modules = generator.build_modules(cfg, tokenizer)
+    # the head is new: while it reads nothing, it does not move what it reads
+    nn.init.zeros_(modules["head"].weight)
+    nn.init.zeros_(modules["head"].bias)
     modules["unet"].load_state_dict(unet.state_dict())
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder", torch_dtype=torch.float32)
     modules["encoder"].load_state_dict(encoder.state_dict())

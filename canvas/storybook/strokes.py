@@ -20,18 +20,13 @@ WIDE = 40
 
 @dataclass(frozen=True)
 class StrokeConfig:
-    share: float = 0.5
+    share: float = 0.65
     """of the scenes, the collages apart, that are painted on"""
     alone: float = 0.4
     """of those, the share on which a single concept is painted"""
-    weakest: float = 0.25
+    weakest: float = 0.5
     strongest: float = 2.0
     """a stroke's strength, the likelier the stronger; 1 is the deviation of the block's updates from their mean"""
-    stray: float = 0.4
-    """of the painted scenes, the share on which one concept is painted that is not there, as a faint stroke may be: the
-    stronger a stroke, the surer it is that what it paints is there"""
-    straying: float = 0.9
-    """strength that no stray stroke reaches; the likelier the weaker"""
     drop: float = 0.5
     """share of the painted scenes whose caption is dropped"""
 
@@ -56,12 +51,6 @@ def lay(coverage: np.ndarray, rng: np.random.Generator, cfg: StrokeConfig, paste
     for c in chosen:
         strength = cfg.weakest + (cfg.strongest - cfg.weakest) * math.sqrt(rng.random())
         laid[c] = strength * shape(coverage[c], rng)
-    absent = np.flatnonzero(PAINTED & (coverage.max((1, 2)) == 0))
-    if rng.random() < cfg.stray and len(absent):
-        n, m = coverage.shape[1:]
-        height, width = rng.uniform(1, 4, 2)
-        strength = cfg.straying * (1 - math.sqrt(rng.random()))
-        laid[rng.choice(absent)] = strength * oval((n, m), rng.uniform(0, n), rng.uniform(0, m), height, width)
     return laid
 
 

@@ -31,15 +31,15 @@ def validate(run: Path, scenes: int = 256, batch: int = 32, device: str = "cpu")
     vae = AutoencoderTiny.from_pretrained(run / "vae").to(device).eval()
     cfg = generator.config_of(figures["config"])
     with ProcessPoolExecutor() as pool:
-        drawn = list(pool.map(data._draw, range(SEEDS, SEEDS + scenes), chunksize=16))
-    captions = [said[0] for _, said, _ in drawn]
+        drawn = list(pool.map(data.draw, range(SEEDS, SEEDS + scenes), chunksize=16))
+    captions = [one.captions[0] for one in drawn]
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=text.LENGTH, return_tensors="pt")
     signal = generator.build_scheduler().alphas_cumprod
     source = torch.Generator().manual_seed(0)
     errors, smalls = [], []
     for start in range(0, scenes, batch):
         part = slice(start, start + batch)
-        latents = torch.from_numpy(data.encode(vae, np.stack([image for image, _, _ in drawn[part]]), device)).float()
+        latents = torch.from_numpy(data.encode(vae, np.stack([one.image for one in drawn[part]]), device)).float()
         n = len(latents)
         t = ((torch.arange(n) + torch.rand(n, generator=source)) / n * len(signal)).long()
         a = signal[t].view(-1, 1, 1, 1)
@@ -48,7 +48,7 @@ def validate(run: Path, scenes: int = 256, batch: int = 32, device: str = "cpu")
         found = unet(noisy.to(device), t.to(device), encoder_hidden_states=words, return_dict=False)[0].cpu()
         weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling)
         errors.append((weight * (found - latents).square()).mean(1, keepdim=True))
-        cells = torch.from_numpy(np.stack([share for _, _, share in drawn[part]])) >= data.COVERED * 255
+        cells = torch.from_numpy(np.stack([one.coverage for one in drawn[part]])) >= data.COVERED * 255
         smalls.append(generator.emphasis(cells, 2.0, latents.shape[-1]) > 1)
     error, small = torch.cat(errors), torch.cat(smalls)
     parts = {"all": error, "things": error[small], "rest": error[~small]}
