@@ -56,7 +56,7 @@ class DictionaryConfig:
     """share of the positions kept for training"""
     label_scenes: int = 600
     """other scenes, for statistics, labels and concepts; every second one scores what the others chose"""
-    concept_features: int = 8
+    concept_features: int = 12
     atlas: GalleryConfig = field(default_factory=lambda: GalleryConfig(first=ATLAS_SEED, steps=export.STEPS))
     effects: bool = True
     """whether the atlas shows what features do"""
