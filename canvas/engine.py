@@ -9,6 +9,7 @@ the prefix of the sampling, which is everything before the first edited block of
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
@@ -182,7 +183,7 @@ class Engine:
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
         self._prefixes: Recent[Hashable, _Prefix] = Recent(memory, lambda prefix: prefix.bytes)
         self._courses: Recent[Hashable, Tensor] = Recent(memory, lambda course: course.nbytes)
-        self._ends: Recent[Hashable, Tensor] = Recent(memory // 4, lambda end: end.nbytes)
+        self._ends: Recent[bytes, Tensor] = Recent(memory // 4, lambda end: end.nbytes)
 
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)
@@ -407,9 +408,13 @@ def _edits_of(plan: Plan) -> list[steering.Edit]:
     return [edit for part in plan.edits.values() for edit in part.edits]
 
 
-def _identity(plan: Plan) -> tuple[Hashable, ...]:
-    """What a sampling depends on."""
-    return (*_situation(plan), plan.keep, plan.subtract, *_edits_of(plan))
+def _identity(plan: Plan) -> bytes:
+    """A digest of what a sampling depends on: masks themselves would take ten times what is kept of a sampling."""
+    told = hashlib.sha256(repr((*_situation(plan), plan.keep, plan.subtract)).encode())
+    for edit in _edits_of(plan):
+        told.update(repr((edit.features, edit.strength, edit.mode, edit.steps)).encode())
+        told.update(edit.mask.data)
+    return told.digest()
 
 
 def _edits(plan: Plan, step: int, n_steps: int, guided: bool) -> dict[str, Edit]:

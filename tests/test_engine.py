@@ -222,3 +222,42 @@ def test_many_paintings_keep_their_prefixes_within_the_limit(painter) -> None:
             assert len(calls) == computed
     finally:
         handle.remove()
+
+
+def test_what_is_kept_of_many_samplings_holds_no_masks(painter) -> None:
+    """A mask is 16 KiB, and a painting has many; a sampling's end at this size is half of one."""
+    import gc
+
+    painter.engine.forget()
+    for i in range(6):
+        painting = Painting(seed=3)
+        for j in range(4):
+            painting = painting.paint("castle", Mask.disc(0.1 * i, 0.2 * j, 0.123))
+        painter.render(painting)
+    del painting
+    gc.collect()
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, Mask)]
+    ours = [
+        mask for mask in kept if any(mask == Mask.disc(0.1 * i, 0.2 * j, 0.123) for i in range(6) for j in range(4))
+    ]
+    assert not ours
+
+
+@given(st.sampled_from(["mask", "strength", "mode", "steps", "keep", "seed"]))
+def test_the_digest_tells_any_two_samplings_apart(painter, what: str) -> None:
+    from dataclasses import replace
+
+    from canvas.engine import _identity
+
+    painting = Painting(seed=3).paint("castle", DISC)
+    layer = painting.layers[0]
+    other = {
+        "mask": lambda: replace(painting, layers=(replace(layer, mask=Mask.disc(0.4, 0.6, 0.301)),)),
+        "strength": lambda: replace(painting, layers=(replace(layer, strength=0.999),)),
+        "mode": lambda: replace(painting, layers=(replace(layer, mode="replace"),)),
+        "steps": lambda: replace(painting, layers=(replace(layer, steps=(0.0, 0.5)),)),
+        "keep": lambda: replace(painting, keep=False),
+        "seed": lambda: replace(painting, seed=4),
+    }[what]()
+    mine, again, theirs = (_identity(painter.plan(p)) for p in (painting, replace(painting), other))
+    assert mine == again != theirs
