@@ -137,9 +137,7 @@ def _centre(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
 
 
 @torch.no_grad()
-def decode_latents(
-    vae: Any, latents: Tensor, decode: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-) -> Tensor:
+def decode_latents(vae: Any, latents: Tensor, decode: Callable[[Tensor], tuple[Tensor, ...]] | None = None) -> Tensor:
     """Pictures ``[n, 3, h, w]``, 0..1, of scaled ``latents [n, c, h/f, w/f]``, computed in the VAE's own dtype.
 
     ``decode`` does what the VAE does with latents that are not scaled; None: the VAE itself.
