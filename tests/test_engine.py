@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import SIZE
 
 from canvas import Brush, Mask, Painting
-from canvas.engine import Cancelled, Engine, Recent
+from canvas.engine import Cancelled, Engine, Recent, _identity
 
 DISC = Mask.disc(0.4, 0.6, 0.3)
 
@@ -226,8 +228,6 @@ def test_many_paintings_keep_their_prefixes_within_the_limit(painter) -> None:
 
 def test_what_is_kept_of_many_samplings_holds_no_masks(painter) -> None:
     """A mask is 16 KiB, and a painting has many; a sampling's end at this size is half of one."""
-    import gc
-
     painter.engine.forget()
     for i in range(6):
         painting = Painting(seed=3)
@@ -245,10 +245,6 @@ def test_what_is_kept_of_many_samplings_holds_no_masks(painter) -> None:
 
 @given(st.sampled_from(["mask", "strength", "mode", "steps", "keep", "seed"]))
 def test_the_digest_tells_any_two_samplings_apart(painter, what: str) -> None:
-    from dataclasses import replace
-
-    from canvas.engine import _identity
-
     painting = Painting(seed=3).paint("castle", DISC)
     layer = painting.layers[0]
     other = {

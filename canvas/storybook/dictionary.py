@@ -254,7 +254,7 @@ def _concepts(sae: SAE, strokes: Strokes, labels: FeatureLabels, cfg: Dictionary
 
 
 def _cosine(sae: SAE, entry: dict[str, object], strokes: Strokes) -> float:
-    """Of what the concept adds with the mean difference that it was fitted to."""
+    """Of what the concept adds with the stroke that it was fitted to."""
     features = torch.tensor(entry["features"])
     vector = (torch.tensor(entry["weights"]) * sae.mean[features]) @ sae.W_dec[features]
     return round(F.cosine_similarity(vector.double(), strokes.of(str(entry["name"])), dim=0).item(), 3)

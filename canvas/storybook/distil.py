@@ -42,6 +42,7 @@ class DistilConfig:
     """weight of the loss on the cells of small things, against 1 elsewhere"""
     decay: float = 0.995
     strokes: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=0.5, weakest=0.25, strongest=2.4))
+    """how both are painted on; the generator's own is for its training"""
 
 
 class Levels(NamedTuple):
