@@ -12,10 +12,12 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from canvas import Painter
-from canvas.storybook import data, dictionary, distil, export, generator, restore, text, training, vae
+from canvas.bench.reader import SIDE, Reader
+from canvas.storybook import data, dictionary, distil, export, generator, reader, restore, text, training, vae
 from canvas.storybook.muon import Muon, orthogonalise
 from canvas.storybook.vocabulary import CONCEPTS, GROUPS
 from canvas.storybook.world import draw_scene
@@ -141,6 +143,24 @@ def test_a_distilled_run_ships_student_and_teacher_and_is_restored_from_them(run
     before = torch.load(tmp_path / "again" / "generator.pt", weights_only=True)
     generator.train(tmp_path / "again", before["elapsed"] / 60 + 0.03, TINY, "cpu")
     assert torch.load(tmp_path / "again" / "generator.pt", weights_only=True)["step"] > before["step"]
+
+
+def test_a_reader_is_trained_on_scenes_and_collages_and_goes_on_from_what_is_shipped(run, tmp_path):
+    cfg = reader.ReaderConfig(widths=(16, 16), batch=2, scenes=2, collages=2, checked=4, judged=4, compared=4)
+    shutil.copytree(run / "vae", tmp_path / "vae")
+    figures = reader.train(tmp_path, tmp_path / "reader", 0.02, "cpu", cfg)
+    assert 1 <= len(figures["iou_pasted"]) - 1 <= 4, "one concept was pasted into each of four collages"
+    read = Reader.load(tmp_path / "reader").read(Image.new("RGB", (256, 256)))
+    assert read.chances.shape == (len(CONCEPTS), SIDE, SIDE) and np.isfinite(read.features).all()
+
+    export.write_provenance(tmp_path / "reader", "python -m canvas.storybook train reader", 0, figures)
+    done = figures["training"]
+    restore.restore_reader(tmp_path / "reader", tmp_path / "again")
+    shutil.copytree(run / "vae", tmp_path / "again" / "vae")
+    more = reader.train(tmp_path / "again", tmp_path / "more", done["minutes"] + 0.02, "cpu", cfg)["training"]
+    assert more["steps"] > done["steps"]
+    again = torch.load(tmp_path / "again" / reader.CHECKPOINT, weights_only=True)
+    assert again["began"][0] == done["steps"]
 
 
 def test_latents_of_the_mirror_image_lie_behind_the_others(run):

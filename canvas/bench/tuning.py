@@ -22,8 +22,10 @@ from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (0.6, 1.0, 1.6, 2.4)
+GAINS: Final = (0.4, 0.7, 1.2, 2.0)
 """What the strength of a brush is multiplied with."""
+AS_GOOD: Final = 0.05
+"""A brush whose merit is so near to the best one's is as good: the weakest of those leaves most to its slider."""
 MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -132,9 +134,10 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
                 break  # the weakest that never fails
         if not any(figures.passes for _, figures in tried):
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
-        best, found = max(tried, key=lambda pair: pair[1].merit)
-        if not found.arrived:
-            best, found = tried[GAINS.index(1.0)]  # nothing is better than another: it stays as it is
+        merit = max(figures.merit for _, figures in tried)
+        best, found = next(pair for pair in tried if pair[1].merit >= merit - AS_GOOD)
+        if not found.arrived:  # nothing is better than another: it stays as it is
+            best = Candidate(concept.block, concept.features, concept.weights)
         figures = judge.figures(best.brush, judge.unpainted(others))
         changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
         concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))

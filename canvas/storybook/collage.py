@@ -36,15 +36,17 @@ class Collage(NamedTuple):
     """what was pasted"""
 
 
-def collage(seed: int) -> Collage:
-    """The scene of ``seed`` with something pasted that it does not have; the same for the same seed."""
+def collage(seed: int, donors: int = DONORS) -> Collage:
+    """The scene of ``seed`` with something pasted that it does not have, out of one of the ten million scenes from
+    ``donors`` on; the same for the same seed.
+    """
     base, rng = draw_scene(seed), Random(seed * 7919 + 2)
     absent = [c for c, name in enumerate(CONCEPTS) if PAINTED[c] and not base.masks[c].any()]
     while True:
         concept = CONCEPTS[rng.choice(absent)]
         for _ in range(1 if concept in OBJECTS else TRIES):
             donor = draw_scene(
-                DONORS + rng.randrange(10_000_000),
+                donors + rng.randrange(10_000_000),
                 style=base.style,
                 time=_hour(concept, base.time),
                 hero=concept if concept in OBJECTS else None,

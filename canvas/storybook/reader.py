@@ -1,7 +1,8 @@
 """The reader: a small segmentation network that says of every pixel of a picture which concepts it shows.
 
 It judges what the generator paints, so nothing that trains the generator touches it, and it is trained on scenes of
-its own: drawn ones, made worse in the ways in which generated pictures are worse.
+its own: drawn ones, made worse in the ways in which generated pictures are worse. Half of them are collages: one that
+had only met cacti in deserts would not find any that was painted elsewhere.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,14 +29,18 @@ from canvas.bench.pictures import CAPTIONS, SCENES
 from canvas.bench.reader import FACTS, SIDE, WEIGHTS, Reader, ReaderNet
 from canvas.storybook import training
 from canvas.storybook.captions import caption, named
-from canvas.storybook.data import encode
+from canvas.storybook.collage import Collage, collage
+from canvas.storybook.data import NOTHING, encode
 from canvas.storybook.muon import Muon
-from canvas.storybook.vocabulary import CONCEPTS
+from canvas.storybook.vocabulary import CONCEPTS, INDEX
 from canvas.storybook.world import draw_scene
 
 SEEDS, CHECKED, HELD_OUT, COMPARED = 30_000_000, 31_000_000, 32_000_000, 33_000_000
 """First seeds of the scenes that train it, that choose its thresholds, on which it is judged, and with which pictures
 are compared."""
+DONORS = 60_000_000
+"""First seed of the scenes from which things are pasted into collages: others than those that train the generator."""
+CHECKPOINT = "reader.pt"
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,18 @@ class ReaderConfig:
     """channels at 1/4, 1/8, 1/16 and 1/32 of the side"""
     batch: int = 8
     learning_rate: float = 2e-3
-    scenes: int = 6000
+    scenes: int = 3000
     """drawn scenes to train on, each with its mirror image"""
+    collages: int = 3000
+    """drawn beside those (`canvas.storybook.collage`)"""
     worsened: float = 0.75
     """share of the pictures that are made worse"""
+    checked: int = 300
+    """scenes that choose its thresholds, half of them collages"""
+    judged: int = 400
+    """scenes on which it is judged, and as many collages"""
+    compared: int = 1000
+    """scenes with which pictures are compared"""
 
 
 def masks_at(masks: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -55,17 +70,36 @@ def masks_at(masks: np.ndarray, side: int = SIDE) -> np.ndarray:
     return masks.reshape(c, side, cell, side, cell).mean((2, 4)) >= 0.5
 
 
-def _draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    scene = draw_scene(seed)
-    return scene.image, np.packbits(masks_at(scene.masks), axis=-1)
+class Scenes(NamedTuple):
+    """Drawn scenes."""
+
+    images: np.ndarray
+    """uint8 [n, 256, 256, 3]"""
+    masks: np.ndarray
+    """as bits: uint8 [n, C, 128, 16]"""
+    pasted: np.ndarray
+    """the concept that a collage has from another scene, or `NOTHING`: int [n]"""
+
+    def truth(self) -> Tensor:
+        """bool [n, C, 128, 128]"""
+        return torch.from_numpy(np.unpackbits(self.masks, axis=-1)).bool()
 
 
-def draw(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scenes uint8 [n, 256, 256, 3] and their masks as bits uint8 [n, C, 128, 16]."""
+def joined(*parts: Scenes) -> Scenes:
+    return Scenes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _draw(seed: int, collages: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    made = collage(seed, DONORS) if collages else Collage(draw_scene(seed), "")
+    return made.scene.image, np.packbits(masks_at(made.scene.masks), axis=-1), INDEX.get(made.concept, NOTHING)
+
+
+def draw(first: int, count: int, collages: bool = False) -> Scenes:
+    """The scenes of ``count`` seeds, or collages of these."""
     with ProcessPoolExecutor() as pool:
-        drawn = pool.map(_draw, range(first, first + count), chunksize=16)
-        images, masks = zip(*tqdm(drawn, total=count, desc="draw", unit="scene", mininterval=5), strict=True)
-    return np.stack(images), np.stack(masks)
+        drawn = pool.map(partial(_draw, collages=collages), range(first, first + count), chunksize=16)
+        drawn = tqdm(drawn, total=count, desc="collages" if collages else "scenes", mininterval=5)
+        return Scenes(*(np.stack(part) for part in zip(*drawn, strict=True)))
 
 
 def worsen(pictures: Tensor, vae: AutoencoderTiny, generator: torch.Generator) -> Tensor:
@@ -109,21 +143,14 @@ def train(
     dtype = training.best_dtype(device)
     reader = ReaderNet(len(CONCEPTS), cfg.widths).to(device)
     vae = AutoencoderTiny.from_pretrained(run / "vae").to(device).eval()
-    inner = [p for name, p in reader.named_parameters() if p.ndim >= 2 and "conv_in" not in name and "out" not in name]
-    chosen = {id(p) for p in inner}
-    rest = [p for p in reader.parameters() if id(p) not in chosen]
-    steppers: list[tuple[torch.optim.Optimizer, float]] = [
-        (Muon(inner, cfg.learning_rate, weight_decay=0.02, dtype=dtype), cfg.learning_rate),
-        (torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)), cfg.learning_rate),
-    ]
-    images, masks = draw(SEEDS, cfg.scenes)
+    drawn = joined(draw(SEEDS, cfg.scenes), draw(SEEDS + cfg.scenes, cfg.collages, collages=True))
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((SEEDS, step))
         generator = torch.Generator().manual_seed(step)
-        picks = rng.integers(0, len(images), cfg.batch)
-        pictures = torch.from_numpy(images[picks]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        truth = torch.from_numpy(np.unpackbits(masks[picks], axis=-1)).to(device).float()
+        picks = rng.integers(0, len(drawn.images), cfg.batch)
+        pictures = torch.from_numpy(drawn.images[picks]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        truth = torch.from_numpy(np.unpackbits(drawn.masks[picks], axis=-1)).to(device).float()
         if rng.random() < 0.5:
             pictures, truth = pictures.flip(-1), truth.flip(-1)
         worse = torch.from_numpy(rng.random((cfg.batch, 1, 1, 1)) < cfg.worsened).to(device)
@@ -131,22 +158,36 @@ def train(
         return {"loss": loss_of(reader(pictures), truth)}
 
     fitted = training.fit(
-        reader, steppers, losses, minutes, checkpoint=run / "reader.pt", device=device, batch=cfg.batch, dtype=dtype,
+        reader, steppers(reader, cfg, dtype), losses, minutes,
+        checkpoint=run / CHECKPOINT, device=device, batch=cfg.batch, dtype=dtype,
         config=asdict(cfg), log=run / "reader.jsonl",
     )  # fmt: skip
     reader.load_state_dict(fitted.average)
     reader.eval()
-    thresholds = choose_thresholds(reader, device)
-    figures = judge(reader, thresholds, device)
+    thresholds = choose_thresholds(reader, device, cfg.checked)
+    figures = judge(reader, thresholds, device, cfg.judged)
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, out / WEIGHTS)
-    write_held_out(Reader(reader, CONCEPTS, list(thresholds.values())), vae, out)
+    write_held_out(Reader(reader, CONCEPTS, list(thresholds.values())), vae, out, cfg.compared)
     facts = {"config": asdict(cfg), "concepts": list(CONCEPTS), "thresholds": thresholds, "iou": figures["iou"]}
     (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     return figures | {"training": {"steps": fitted.steps, "samples": fitted.samples, "minutes": fitted.minutes}}
 
 
-def write_held_out(reader: Reader, vae: AutoencoderTiny, out: Path, scenes: int = 1000, captions: int = 200) -> None:
+def steppers(
+    reader: ReaderNet, cfg: ReaderConfig, dtype: torch.dtype = torch.float32
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Optimisers with their peak learning rates: Muon for the inner weights, Adam for the rest."""
+    inner = [p for name, p in reader.named_parameters() if p.ndim >= 2 and "conv_in" not in name and "out" not in name]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in reader.parameters() if id(p) not in chosen]
+    return [
+        (Muon(inner, cfg.learning_rate, weight_decay=0.02, dtype=dtype), cfg.learning_rate),
+        (torch.optim.Adam(rest, cfg.learning_rate, betas=(0.9, 0.98)), cfg.learning_rate),
+    ]
+
+
+def write_held_out(reader: Reader, vae: AutoencoderTiny, out: Path, scenes: int, captions: int = 200) -> None:
     """Leave beside the reader what the benchmarks of pictures compare with: see `canvas.bench.pictures.HeldOut`."""
     said = []
     for seed in range(COMPARED, COMPARED + scenes):
@@ -155,7 +196,7 @@ def write_held_out(reader: Reader, vae: AutoencoderTiny, out: Path, scenes: int 
         text = caption(draw_scene(seed), Random(seed))
         if concepts := named(text):
             said.append({"text": text, "concepts": concepts})
-    images, _ = draw(COMPARED, scenes)
+    images = draw(COMPARED, scenes).images
     device = str(next(vae.parameters()).device)
     decoded = []
     for at in range(0, scenes, 20):
@@ -176,14 +217,13 @@ LEVELS = tuple(i / 20 for i in range(3, 18))
 
 
 @torch.no_grad()
-def _chances(reader: ReaderNet, first: int, count: int, device: str, batch: int = 16) -> tuple[Tensor, Tensor]:
-    """Chances as uint8 percent and truth as bool, [n, C, 128, 128] each, on drawn scenes as they are."""
-    images, masks = draw(first, count)
+def _chances(reader: ReaderNet, scenes: Scenes, device: str, batch: int = 16) -> Tensor:
+    """As uint8 percent, [n, C, 128, 128], on drawn scenes as they are."""
     chances = []
-    for at in range(0, count, batch):
-        pictures = torch.from_numpy(images[at : at + batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for images in np.array_split(scenes.images, -(-len(scenes.images) // batch)):
+        pictures = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         chances.append((reader(pictures).sigmoid() * 100).round().byte().cpu())
-    return torch.cat(chances), torch.from_numpy(np.unpackbits(masks, axis=-1)).bool()
+    return torch.cat(chances)
 
 
 def iou_at(chances: Tensor, truth: Tensor, level: float) -> Tensor:
@@ -193,20 +233,31 @@ def iou_at(chances: Tensor, truth: Tensor, level: float) -> Tensor:
     return torch.where(truth.any(3).any(2).any(0), both / either.clamp(min=1), torch.nan)
 
 
-def choose_thresholds(reader: ReaderNet, device: str, count: int = 300) -> dict[str, float]:
-    """The chance from which on the reader claims a concept: the one of best IoU on scenes kept for that."""
-    chances, truth = _chances(reader, CHECKED, count, device)
+def choose_thresholds(reader: ReaderNet, device: str, count: int) -> dict[str, float]:
+    """The chance from which on the reader claims a concept: the one of best IoU on scenes kept for that, one half of
+    them collages."""
+    scenes = joined(draw(CHECKED, count // 2), draw(CHECKED + count, count // 2, collages=True))
+    chances, truth = _chances(reader, scenes, device), scenes.truth()
     scores = torch.stack([iou_at(chances, truth, level) for level in LEVELS]).nan_to_num(0)
     return {name: LEVELS[int(scores[:, c].argmax())] for c, name in enumerate(CONCEPTS)}
 
 
-def judge(
-    reader: ReaderNet, thresholds: dict[str, float], device: str, count: int = 400
-) -> dict[str, dict[str, float]]:
-    """IoU of every concept, and their mean, on held-out scenes."""
-    chances, truth = _chances(reader, HELD_OUT, count, device)
-    iou = {
-        name: round(iou_at(chances[:, c : c + 1], truth[:, c : c + 1], thresholds[name])[0].item(), 4)
-        for c, name in enumerate(CONCEPTS)
-    }
-    return {"iou": iou | {"mean": round(float(np.nanmean(list(iou.values()))), 4)}}
+def judge(reader: ReaderNet, thresholds: dict[str, float], device: str, count: int) -> dict[str, dict[str, float]]:
+    """IoU of every concept, and their mean, on held-out scenes; and on held-out collages, over those into which the
+    concept was pasted."""
+    scenes, collages = draw(HELD_OUT, count), draw(HELD_OUT + count, count, collages=True)
+    chances, truth = _chances(reader, scenes, device), scenes.truth()
+    iou, pasted = {}, {}
+    for c, name in enumerate(CONCEPTS):
+        iou[name] = iou_at(chances[:, c : c + 1], truth[:, c : c + 1], thresholds[name])[0].item()
+    chances, truth = _chances(reader, collages, device), collages.truth()
+    for c, name in enumerate(CONCEPTS):
+        there = torch.from_numpy(collages.pasted == c)
+        if there.any():
+            pasted[name] = iou_at(chances[there, c : c + 1], truth[there, c : c + 1], thresholds[name])[0].item()
+    return {"iou": _with_mean(iou), "iou_pasted": _with_mean(pasted)}
+
+
+def _with_mean(figures: dict[str, float]) -> dict[str, float]:
+    mean = float(np.nanmean(list(figures.values())))
+    return {name: round(value, 4) for name, value in (figures | {"mean": mean}).items()}

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from canvas.bench.reader import Reader
 from canvas.models import UNDISTILLED
-from canvas.storybook import generator, training
+from canvas.storybook import generator, reader, training
 from canvas.storybook.export import TRAINING, write_provenance
 from canvas.storybook.vocabulary import INDEX
 from sae.errors import FeaturebrushError
@@ -74,6 +75,26 @@ def restore(model: Path, run: Path) -> None:
         "config": asdict(cfg),
     }
     training.save(run / "generator.pt", state)
+    if (model / "reader").is_dir():
+        restore_reader(model / "reader", run)
+
+
+def restore_reader(folder: Path, run: Path) -> None:
+    """Write ``reader.pt`` into ``run`` from the reader in ``folder``."""
+    net = Reader.load(folder).net
+    done: dict[str, Any] = json.loads((folder / "provenance.json").read_text())["metrics"]["training"]
+    cfg = reader.ReaderConfig(widths=tuple(net.net.config.block_out_channels))
+    state = {
+        "weights": net.state_dict(),
+        "optimisers": [stepper.state_dict() for stepper, _ in reader.steppers(net, cfg)],
+        "average": {"step": done["steps"], "weights": net.state_dict()},
+        "step": done["steps"],
+        "samples": done["samples"],
+        "elapsed": done["minutes"] * 60,
+        "minutes": done["minutes"],
+        "config": asdict(cfg),
+    }
+    training.save(run / reader.CHECKPOINT, state)
 
 
 def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, generator.GeneratorConfig, dict[str, Any]]:
