@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 
@@ -283,9 +284,18 @@ def test_more_minutes_extend_what_was_spent_and_a_kill_does_not(tmp_path):
 
     assert begun(0.002) == (0, 0.0)
     assert begun(0.002, elapsed=0.06) == (0, 0.0)
+    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert first["before"] is None
     step, seconds = begun(0.004)
     assert step > 0 and seconds == pytest.approx(0.12, abs=0.05)
     assert begun(0.004, elapsed=0.2) == (step, seconds)
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name, value in first["average"]["weights"].items():
+        assert torch.equal(last["before"][name], value), "what it had come to before is kept, also through a kill"
+    os.replace(tmp_path / "checkpoint.pt", tmp_path / "distilled.pt")
+    found, _ = distil.averaged(tmp_path)
+    for name, value in found.items():
+        assert torch.allclose(value, (last["before"][name] + last["average"]["weights"][name]) / 2)
 
 
 def test_dictionaries_are_made_of_a_model_folder_and_a_painter_loads_it(run, tmp_path, monkeypatch):

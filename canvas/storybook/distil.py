@@ -173,9 +173,16 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
 
 
 def averaged(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The student's averaged weights and how far it had come, or None if nothing was distilled."""
+    """The student's averaged weights and how far it had come, or None if nothing was distilled.
+
+    If its budget was extended, the mean of where it had come to before and where after: both are at the edge of the
+    same basin (arXiv 1803.05407).
+    """
     state = training.load(folder / "distilled.pt", "cpu")
     if state is None:
         return None
     figures = {"steps": state["step"], "samples": state["samples"], "minutes": round(state["elapsed"] / 60, 1)}
-    return state["average"]["weights"], figures | {"config": state["config"]}
+    weights: dict[str, Tensor] = state["average"]["weights"]
+    if before := state.get("before"):
+        weights = {name: (value + before[name]) / 2 for name, value in weights.items()}
+    return weights, figures | {"config": state["config"]}
