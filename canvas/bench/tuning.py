@@ -25,7 +25,7 @@ SEARCHED, JUDGED = 1000, 3000
 GAINS: Final = (0.4, 0.7, 1.2, 2.0)
 """What the strength of a brush is multiplied with."""
 AS_GOOD: Final = 0.05
-"""A brush whose merit is so near to the best one's is as good: the weakest of those leaves most to its slider."""
+"""A brush whose merit is so near to the best one's is as good."""
 MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -130,12 +130,11 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
         tried: list[tuple[Candidate, Figures]] = []
         for candidate in own(concept):
             tried.append((candidate, judge.figures(candidate.brush, plain)))
-            if tried[-1][1].arrived == 1 and tried[-1][1].passes:
-                break  # the weakest that never fails
+            if sum(figures.arrived == 1 and figures.passes for _, figures in tried) == 2:
+                break
         if not any(figures.passes for _, figures in tried):
             tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
-        merit = max(figures.merit for _, figures in tried)
-        best, found = next(pair for pair in tried if pair[1].merit >= merit - AS_GOOD)
+        best, found = chosen(tried)
         if not found.arrived:  # nothing is better than another: it stays as it is
             best = Candidate(concept.block, concept.features, concept.weights)
         figures = judge.figures(best.brush, judge.unpainted(others))
@@ -149,6 +148,13 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             "tried": [asdict(candidate) | asdict(figures) for candidate, figures in tried],
         }
     return concepts, report
+
+
+def chosen(tried: Sequence[tuple[Candidate, Figures]]) -> tuple[Candidate, Figures]:
+    """The second weakest of those that are as good as the best: weak, so that the slider has a say, but not at the edge,
+    where a few more strokes would fail."""
+    merit = max(figures.merit for _, figures in tried)
+    return [pair for pair in tried if pair[1].merit >= merit - AS_GOOD][:2][-1]
 
 
 def write(path: Path, concepts: Sequence[Concept]) -> None:
