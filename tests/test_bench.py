@@ -299,7 +299,9 @@ class Sees(tuning.Judge):
 
 
 @pytest.mark.parametrize(("kept", "weak"), [(0.9, False), (0.5, True)])
-def test_a_brush_above_the_weakest_that_arrives_is_chosen_and_judged_on_other_seeds(bench: Bench, kept: float, weak: bool):
+def test_a_notch_above_the_weakest_that_arrives_is_chosen_and_judged_on_other_seeds(
+    bench: Bench, kept: float, weak: bool
+):
     first = bench.painter.concepts[0]
     total = sum(first.weights)
     searched, judged = (

@@ -151,8 +151,7 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
 
 
 def chosen(tried: Sequence[tuple[Candidate, Figures]]) -> tuple[Candidate, Figures]:
-    """The second weakest of those that are as good as the best: weak, so that the slider has a say, but not at the edge,
-    where a few more strokes would fail."""
+    """The second weakest of those that are as good as the best: the slider has a say, but other seeds do not fail."""
     merit = max(figures.merit for _, figures in tried)
     return [pair for pair in tried if pair[1].merit >= merit - AS_GOOD][:2][-1]
 
