@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,18 +64,8 @@ def restore(model: Path, run: Path) -> None:
         modules.load_state_dict({name: kept[name].to(tensor.dtype) for name, tensor in modules.state_dict().items()})
     else:
         modules, cfg, done = _shipped(model, tokenizer)
-    weights = modules.state_dict()
-    state = {
-        "weights": weights,
-        "optimisers": [stepper.state_dict() for stepper in generator.optimisers(modules, cfg)],
-        "average": {"step": done["steps"], "weights": weights},
-        "step": done["steps"],
-        "samples": done["samples"],
-        "elapsed": done["minutes"] * 60,
-        "minutes": done["minutes"],
-        "config": asdict(cfg),
-    }
-    training.save(run / "generator.pt", state)
+    steppers = generator.optimisers(modules, cfg)
+    training.save(run / "generator.pt", _checkpoint(modules, steppers, done, asdict(cfg)))
     if (model / "reader").is_dir():
         restore_reader(model / "reader", run)
 
@@ -84,17 +75,25 @@ def restore_reader(folder: Path, run: Path) -> None:
     net = Reader.load(folder).net
     done: dict[str, Any] = json.loads((folder / "provenance.json").read_text())["metrics"]["training"]
     cfg = reader.ReaderConfig(widths=tuple(net.net.config.block_out_channels))
-    state = {
-        "weights": net.state_dict(),
-        "optimisers": [stepper.state_dict() for stepper, _ in reader.steppers(net, cfg)],
-        "average": {"step": done["steps"], "weights": net.state_dict()},
+    steppers = [stepper for stepper, _ in reader.steppers(net, cfg)]
+    training.save(run / reader.CHECKPOINT, _checkpoint(net, steppers, done, asdict(cfg)))
+
+
+def _checkpoint(
+    module: nn.Module, steppers: Sequence[torch.optim.Optimizer], done: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """As `training.fit` leaves one at the end of a budget, of ``done`` steps, samples and minutes."""
+    weights = module.state_dict()
+    return {
+        "weights": weights,
+        "optimisers": [stepper.state_dict() for stepper in steppers],
+        "average": {"step": done["steps"], "weights": weights},
         "step": done["steps"],
         "samples": done["samples"],
         "elapsed": done["minutes"] * 60,
         "minutes": done["minutes"],
-        "config": asdict(cfg),
+        "config": config,
     }
-    training.save(run / reader.CHECKPOINT, state)
 
 
 def _shipped(model: Path, tokenizer: CLIPTokenizer) -> tuple[nn.ModuleDict, generator.GeneratorConfig, dict[str, Any]]:
