@@ -161,9 +161,9 @@ class Engine:
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
     ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
     ``sketcher`` is a small decoder of the same latents, which draws the drafts; None: the pipeline's own does.
-    ``memory`` is how many bytes of prefixes are kept, on the pipeline's device: one for each painting in the making, so
-    that many people paint with one model and none computes what another's frame has pushed out; and as much again of
-    the unpainted samplings that paintings are bound to beyond their strokes, and a quarter of it of samplings' ends.
+    ``memory`` is how many bytes it keeps, on the pipeline's device. Half of it are prefixes, one for each painting in the
+    making, so that many people paint with one model and none computes what another's frame has pushed out; three eighths
+    the unpainted samplings that paintings are bound to beyond their strokes; the rest samplings' ends.
     """
 
     def __init__(
@@ -181,9 +181,9 @@ class Engine:
         self._told: Recent[Hashable, dict[str, Any]] = Recent(16)
         self._conditions: Recent[Hashable, Conditions] = Recent(1024)
         self._noise: Recent[tuple[int, int], tuple[Tensor, Tensor]] = Recent(16)
-        self._prefixes: Recent[Hashable, _Prefix] = Recent(memory, lambda prefix: prefix.bytes)
-        self._courses: Recent[Hashable, Tensor] = Recent(memory, lambda course: course.nbytes)
-        self._ends: Recent[bytes, Tensor] = Recent(memory // 4, lambda end: end.nbytes)
+        self._prefixes: Recent[Hashable, _Prefix] = Recent(memory // 2, lambda prefix: prefix.bytes)
+        self._courses: Recent[Hashable, Tensor] = Recent(memory * 3 // 8, lambda course: course.nbytes)
+        self._ends: Recent[bytes, Tensor] = Recent(memory // 8, lambda end: end.nbytes)
 
     def _build(self) -> None:
         self._walk = Walk(self.pipeline.unet, self._blocks, self._compile)

@@ -153,8 +153,8 @@ def train(
         truth = torch.from_numpy(np.unpackbits(drawn.masks[picks], axis=-1)).to(device).float()
         if rng.random() < 0.5:
             pictures, truth = pictures.flip(-1), truth.flip(-1)
-        worse = torch.from_numpy(rng.random((cfg.batch, 1, 1, 1)) < cfg.worsened).to(device)
-        pictures = torch.where(worse, worsen(pictures, vae, generator), pictures)
+        if (worse := torch.from_numpy(rng.random(cfg.batch) < cfg.worsened).to(device)).any():
+            pictures[worse] = worsen(pictures[worse], vae, generator)
         return {"loss": loss_of(reader(pictures), truth)}
 
     fitted = training.fit(
