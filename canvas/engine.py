@@ -161,9 +161,9 @@ class Engine:
     Parameters: ``pipeline`` is used, never changed; if its weights are changed from outside, call ``forget``.
     ``blocks`` are those at which edits may be (None: all); ``compile`` makes faster functions of the model's parts.
     ``sketcher`` is a small decoder of the same latents, which draws the drafts; None: the pipeline's own does.
-    ``memory`` is how many bytes it keeps, on the pipeline's device. Half of it are prefixes, one for each painting in the
-    making, so that many people paint with one model and none computes what another's frame has pushed out; three eighths
-    the unpainted samplings that paintings are bound to beyond their strokes; the rest samplings' ends.
+    ``memory`` is how many bytes it keeps, on the pipeline's device. Half of it are prefixes, one for each painting in
+    the making, so that many people paint with one model and none computes what another's frame has pushed out; three
+    eighths the unpainted samplings that paintings are bound to beyond their strokes; the rest samplings' ends.
     """
 
     def __init__(

@@ -333,7 +333,31 @@ def test_what_never_arrives_stays_as_it_was(bench: Bench):
         first.weights,
         True,
     )
-    assert len(report[first.name]["tried"]) == len(tuning.GAINS)
+    tried = [*tuning.GAINS, *tuning.refitted(bench, first), *tuning.elsewhere(bench, first)]
+    assert len(report[first.name]["tried"]) == len(tried)
+
+
+def test_a_brush_made_of_the_raw_difference_is_as_long_as_the_concepts_own(bench: Bench):
+    first = bench.painter.concepts[0]
+
+    def vector(found: tuning.Candidate) -> torch.Tensor:
+        return bench.vector_of(replace(first, features=found.features, weights=found.weights))
+
+    for gain, found in zip(tuning.REFITTED, tuning.refitted(bench, first), strict=True):
+        assert (found.block, len(found.features) <= len(first.features)) == (first.block, True)
+        assert vector(found).norm().item() == pytest.approx(gain * bench.vector_of(first).norm().item(), rel=1e-2)
+        assert torch.cosine_similarity(vector(found), bench.differences[first.name], dim=0) > 0.1
+    assert tuning.refitted(Bench(bench.painter), first) == []
+
+
+def test_brushes_are_tried_at_lengths_of_training_whatever_they_were_before(bench: Bench):
+    first = bench.painter.concepts[0]
+    trained = replace(bench, lengths={first.block: 3.0})
+    stronger = replace(first, weights=tuple(5 * weight for weight in first.weights))
+    for gain, one, other in zip(tuning.GAINS, *(tuning.own(trained, c) for c in (first, stronger)), strict=True):
+        length = bench.vector_of(replace(first, weights=one.weights)).norm().item()
+        assert length == pytest.approx(3.0 * gain, rel=1e-2)
+        assert one.weights == pytest.approx(other.weights, rel=1e-2)
 
 
 def test_tuned_concepts_are_read_as_they_were_written(bench: Bench, tmp_path):

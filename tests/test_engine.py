@@ -226,6 +226,18 @@ def test_many_paintings_keep_their_prefixes_within_the_limit(painter) -> None:
         handle.remove()
 
 
+def test_all_that_is_kept_together_is_within_the_limit(painter) -> None:
+    def kept(engine: Engine) -> int:
+        return sum(recent._weight for recent in (engine._prefixes, engine._courses, engine._ends))
+
+    wide = Engine(painter.pipeline)
+    narrow = Engine(painter.pipeline, limit := 400_000)
+    for seed in range(16):
+        for engine in (wide, narrow):
+            engine.latents(painter.plan(Painting(seed=seed, steps=2).paint("castle", DISC)))
+    assert 0 < kept(narrow) <= limit < kept(wide)
+
+
 def test_what_is_kept_of_many_samplings_holds_no_masks(painter) -> None:
     """A mask is 16 KiB, and a painting has many; a sampling's end at this size is half of one."""
     painter.engine.forget()

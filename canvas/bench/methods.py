@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from canvas.bench.cases import Case
+from canvas.concepts import Concept
 from canvas.engine import Plan
 from canvas.masks import Mask
 from canvas.painter import Painter
@@ -30,17 +31,23 @@ class Bench:
     painter: Painter
     differences: dict[str, Tensor] = field(default_factory=dict)
     """Of every concept, the mean difference that its presence makes to its block's updates, [d]; from the model."""
+    lengths: dict[str, float] = field(default_factory=dict)
+    """Of every block that was painted on in training, how long a vector of strength 1 was."""
 
     @classmethod
     def of(cls, painter: Painter) -> Bench:
-        """With the differences that lie beside the model's dictionaries, where they do."""
+        """With the differences and the lengths that lie beside the model's dictionaries, where they do."""
         found: dict[str, Tensor] = {}
+        lengths: dict[str, float] = {}
         for block in painter.blocks:
-            path = painter.sae_folder(block) / "differences.json"
-            if path.is_file():
+            folder = painter.sae_folder(block)
+            if (path := folder / "differences.json").is_file():
                 known = json.loads(path.read_text(encoding="utf-8"))
                 found |= {name: torch.tensor(vector) for name, vector in known.items()}
-        return cls(painter, found)
+            if (path := folder / "provenance.json").is_file():
+                metrics = json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
+                lengths |= {block: metrics["stroke_length"]} if "stroke_length" in metrics else {}
+        return cls(painter, found, lengths)
 
     def plain(self, case: Case) -> Painting:
         return Painting(model=self.painter.model, prompt=case.prompt, seed=case.seed)
@@ -48,8 +55,12 @@ class Bench:
     def vector(self, case: Case) -> tuple[str, Tensor]:
         """Our brush of the case: its block, and the vector ``[d]`` that strength 1 adds."""
         concept = self.painter.concept(case.concept)
+        return concept.block, self.vector_of(concept)
+
+    def vector_of(self, concept: Concept) -> Tensor:
+        """What its brush adds at strength 1: [d]."""
         features = FeatureSet(concept.block, concept.features, concept.weights)
-        return concept.block, brush_vector(self.painter.sae(concept.block), features)
+        return brush_vector(self.painter.sae(concept.block), features)
 
     def render(self, case: Case, block: str, vector: Tensor, mask: Mask | None = None) -> Image.Image:
         """The case's picture with any vector added under the mask."""

@@ -16,14 +16,16 @@ from canvas.bench import scores
 from canvas.bench.cases import Case
 from canvas.bench.methods import Bench, unpainted
 from canvas.bench.reader import Reader
-from canvas.concepts import Concept
+from canvas.concepts import Concept, fitted
 from canvas.painting import Brush
 from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (0.4, 0.7, 1.2, 2.0)
-"""What the strength of a brush is multiplied with."""
+GAINS: Final = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""How long a brush makes its vector: in lengths of the strokes that its block was trained under."""
+REFITTED: Final = (1.0, 2.0)
+"""The same for brushes made anew of the raw differences."""
 AS_GOOD: Final = 0.05
 """A brush whose merit is so near to the best one's is as good."""
 MEANS: Final = (4.0,)
@@ -70,10 +72,22 @@ class Figures:
         return self.arrived + 0.5 * self.iou - 0.5 * max(0.0, self.off_world) - (self.ssim_outside < KEEPS)
 
 
-def own(concept: Concept) -> list[Candidate]:
-    """The concept's brush, weaker and stronger."""
+def own(bench: Bench, concept: Concept) -> list[Candidate]:
+    """The concept's features, in their proportions, weaker and stronger."""
     brush = Candidate(concept.block, concept.features, concept.weights)
-    return [brush.scaled(gain) for gain in GAINS]
+    length = bench.vector_of(concept).norm().item()
+    unit = bench.lengths.get(concept.block, length) / length
+    return [brush.scaled(unit * gain) for gain in GAINS]
+
+
+def refitted(bench: Bench, concept: Concept) -> list[Candidate]:
+    """As many features of its block, fitted to the raw difference that the concept makes."""
+    if (difference := bench.differences.get(concept.name)) is None:
+        return []
+    sae = bench.painter.sae(concept.block)
+    length = bench.lengths.get(concept.block, bench.vector_of(concept).norm().item())
+    features, weights = fitted(sae, difference, len(concept.features), length)
+    return [Candidate(concept.block, tuple(features), tuple(weights)).scaled(gain) for gain in REFITTED]
 
 
 def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
@@ -128,15 +142,16 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
             continue
         plain = judge.unpainted(trials)
         tried: list[tuple[Candidate, Figures]] = []
-        for candidate in own(concept):
+        for candidate in own(judge.bench, concept):
             tried.append((candidate, judge.figures(candidate.brush, plain)))
             if sum(figures.arrived == 1 and figures.passes for _, figures in tried) == 2:
                 break
         if not any(figures.passes for _, figures in tried):
-            tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
+            others_made = refitted(judge.bench, concept) + elsewhere(judge.bench, concept)
+            tried += [(c, judge.figures(c.brush, plain)) for c in others_made]
         best, found = chosen(tried)
-        if not found.arrived:  # nothing is better than another: it stays as it is
-            best = Candidate(concept.block, concept.features, concept.weights)
+        if not found.arrived:  # nothing is better than another
+            best, found = tried[GAINS.index(1.0)]
         figures = judge.figures(best.brush, judge.unpainted(others))
         changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
         concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))
@@ -151,9 +166,11 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
 
 
 def chosen(tried: Sequence[tuple[Candidate, Figures]]) -> tuple[Candidate, Figures]:
-    """The second weakest of those that are as good as the best: the slider has a say, but other seeds do not fail."""
-    merit = max(figures.merit for _, figures in tried)
-    return [pair for pair in tried if pair[1].merit >= merit - AS_GOOD][:2][-1]
+    """Of the best one's features, the second weakest that is as good: the slider has a say, but other seeds do not
+    fail."""
+    best, found = max(tried, key=lambda pair: pair[1].merit)
+    alike = [pair for pair in tried if (pair[0].block, pair[0].features) == (best.block, best.features)]
+    return [pair for pair in alike if pair[1].merit >= found.merit - AS_GOOD][:2][-1]
 
 
 def write(path: Path, concepts: Sequence[Concept]) -> None:
