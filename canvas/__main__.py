@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     tuned.add_argument("--model", default="storybook")
     tuned.add_argument("--seeds", type=int, default=2, help="seeds for each concept and region, searched and judged")
     tuned.add_argument("--regions", nargs="+", default=["disc", "aside", "stroke"])
+    tuned.add_argument("--concepts", nargs="+", default=None, help="the others stay as they are; by default all")
     tuned.add_argument("--out", type=Path, default=Path("runs/tuning.json"))
     pictures = kinds.add_parser("pictures", help="do pictures show what their captions name; how far from drawn ones")
     pictures.add_argument("--model", default="storybook")
@@ -155,11 +156,17 @@ def run_tune(options: argparse.Namespace) -> None:
     reader = Reader.load(folder)
     judge = tuning.Judge(Bench.of(painter), reader, World(HeldOut.load(folder).decoded))
     groups = {c.name: c.group for c in painter.concepts if c.name in reader.concepts}
-    searched, judged = (
-        cases.cases(groups.items(), range(first, first + options.seeds), options.regions)
+    for name in options.concepts or ():
+        if name not in groups:
+            raise unknown("concept", name, list(groups))
+    asked = [(name, group) for name, group in groups.items() if name in (options.concepts or groups)]
+    seeds = options.seeds
+    searched, judged = (  # the later seeds for regions that show the concept unpainted
+        cases.cases(asked, range(first, first + seeds), options.regions)
+        + cases.cases(asked, range(first + seeds, first + 4 * seeds), options.regions)
         for first in (tuning.SEARCHED, tuning.JUDGED)
     )
-    concepts, report = tuning.tune(judge, searched, judged)
+    concepts, report = tuning.tune(judge, searched, judged, seeds * len(options.regions))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     tuning.write(folder.parent / CONCEPTS, concepts)

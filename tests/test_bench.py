@@ -290,8 +290,8 @@ def test_activations_that_are_turned_keep_their_length(bench: Bench):
 class Sees(tuning.Judge):
     """A judge to whom strokes arrive from a total weight of 2.5 on, and who keeps what its block keeps."""
 
-    def unpainted(self, cases):
-        return cases
+    def unpainted(self, cases, count):
+        return list(cases)[:count]
 
     def figures(self, brush, plain):
         came = float(sum(weight for _, weight in brush.features) >= 2.5)
@@ -315,6 +315,26 @@ def test_a_notch_above_the_weakest_that_arrives_is_chosen_and_judged_on_other_se
     if best:
         assert concepts[0].features == first.features
         assert sum(concepts[0].weights) == pytest.approx(best[-1] * total, rel=1e-3)
+
+
+def test_strokes_count_where_the_thing_is_not_there_unpainted(bench: Bench):
+    class EverySecond:
+        read_so_far = 0
+
+        def read(self, picture: Image.Image) -> Reading:
+            self.read_so_far += 1
+            return reading(disc(0.5, 0.5, 0.3) if self.read_so_far % 2 else np.zeros((SIDE, SIDE), bool))
+
+    class Endless:
+        def is_off(self, features: np.ndarray) -> bool:
+            return False
+
+    listed = [cases.Case("castle", "disc", Mask.disc(0.5, 0.5, 0.3), seed, "", "empty") for seed in range(9)]
+    judge = tuning.Judge(bench, EverySecond(), Endless())  # pyright: ignore[reportArgumentType]
+    assert [case.seed for case, *_ in judge.unpainted(listed, 3)] == [1, 3, 5]
+    assert judge.reader.read_so_far == 6  # pyright: ignore[reportAttributeAccessIssue]
+    concepts, report = tuning.tune(judge, listed, [], 3)
+    assert (concepts, report) == (list(bench.painter.concepts), {})
 
 
 def test_what_never_arrives_stays_as_it_was(bench: Bench):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on the threads of one would be slower than one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -3,7 +3,7 @@ judged on others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,8 +26,10 @@ GAINS: Final = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """How long a brush makes its vector: in lengths of the strokes that its block was trained under."""
 REFITTED: Final = (1.0, 2.0)
 """The same for brushes made anew of the raw differences."""
-AS_GOOD: Final = 0.05
+AS_GOOD: Final = 0.1
 """A brush whose merit is so near to the best one's is as good."""
+STROKES: Final = 6
+"""On which a concept's brush is searched, and on as many judged."""
 MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -121,26 +123,38 @@ class Judge:
             found.append((came, overlap, scores.kept(before, after, case.mask)["ssim_outside"], off))
         return Figures(*(round(float(mean), 4) for mean in np.mean(found, axis=0)))
 
-    def unpainted(self, cases: Sequence[Case]) -> list[tuple[Case, Image.Image, bool]]:
-        """Each case with its unpainted picture, and whether that is off the world."""
-        pictures = [unpainted(self.bench, case) for case in cases]
-        return [(c, p, self.world.is_off(self.reader.read(p).features)) for c, p in zip(cases, pictures, strict=True)]
+    def unpainted(self, cases: Iterable[Case], count: int) -> list[tuple[Case, Image.Image, bool]]:
+        """The first ``count`` cases whose region does not show the concept unpainted, each with its unpainted picture
+        and whether that is off the world."""
+        found: list[tuple[Case, Image.Image, bool]] = []
+        for case in cases:
+            if len(found) == count:
+                break
+            picture = unpainted(self.bench, case)
+            reading = self.reader.read(picture)
+            if not scores.arrived(reading, case.concept, case.mask)[0]:
+                found.append((case, picture, self.world.is_off(reading.features)))
+        return found
 
 
-def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tuple[list[Concept], dict[str, Any]]:
+def tune(
+    judge: Judge, searched: Sequence[Case], judged: Sequence[Case], strokes: int = STROKES
+) -> tuple[list[Concept], dict[str, Any]]:
     """The painter's concepts with the best brush found for each, and the figures of all that was tried.
 
-    Concepts that no case is about stay as they are. A concept's score becomes the share of the judged strokes that
-    arrived; it is weak if its brush does not pass on them.
+    Of every concept the first ``strokes`` cases count where it is not there unpainted; one without any stays as it is.
+    A concept's score becomes the share of the judged strokes that arrived; it is weak if its brush does not pass on
+    them.
     """
     concepts: list[Concept] = []
     report: dict[str, Any] = {}
     for concept in tqdm(judge.bench.painter.concepts, desc="concepts", mininterval=5):
-        trials, others = ([c for c in cases if c.concept == concept.name] for cases in (searched, judged))
-        if not trials or not others:
+        plain, others = (
+            judge.unpainted((c for c in cases if c.concept == concept.name), strokes) for cases in (searched, judged)
+        )
+        if not plain or not others:
             concepts.append(concept)
             continue
-        plain = judge.unpainted(trials)
         tried: list[tuple[Candidate, Figures]] = []
         for candidate in own(judge.bench, concept):
             tried.append((candidate, judge.figures(candidate.brush, plain)))
@@ -152,7 +166,7 @@ def tune(judge: Judge, searched: Sequence[Case], judged: Sequence[Case]) -> tupl
         best, found = chosen(tried)
         if not found.arrived:  # nothing is better than another
             best, found = tried[GAINS.index(1.0)]
-        figures = judge.figures(best.brush, judge.unpainted(others))
+        figures = judge.figures(best.brush, others)
         changes = {"features": best.features, "weights": best.weights, "weak": not figures.passes}
         concepts.append(replace(concept, block=best.block, score=figures.arrived, **changes))
         report[concept.name] = {
