@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     paint.add_argument("--out", type=Path, default=Path("runs/paintbench"))
     tuned = kinds.add_parser("tune", help="choose every concept's brush by what its strokes do, and mark the weak ones")
     tuned.add_argument("--model", default="storybook")
-    tuned.add_argument("--seeds", type=int, default=2, help="seeds for each concept and region, searched and judged")
+    tuned.add_argument("--seeds", type=int, default=2, help="for each concept and region; twice as many judge")
     tuned.add_argument("--regions", nargs="+", default=["disc", "aside", "stroke"])
     tuned.add_argument("--concepts", nargs="+", default=None, help="the others stay as they are; by default all")
     tuned.add_argument("--out", type=Path, default=Path("runs/tuning.json"))
@@ -160,13 +160,14 @@ def run_tune(options: argparse.Namespace) -> None:
         if name not in groups:
             raise unknown("concept", name, list(groups))
     asked = [(name, group) for name, group in groups.items() if name in (options.concepts or groups)]
-    seeds = options.seeds
+    seeds = (options.seeds, 2 * options.seeds)
     searched, judged = (  # the later seeds for regions that show the concept unpainted
-        cases.cases(asked, range(first, first + seeds), options.regions)
-        + cases.cases(asked, range(first + seeds, first + 4 * seeds), options.regions)
-        for first in (tuning.SEARCHED, tuning.JUDGED)
+        cases.cases(asked, range(first, first + count), options.regions)
+        + cases.cases(asked, range(first + count, first + 4 * count), options.regions)
+        for first, count in zip((tuning.SEARCHED, tuning.JUDGED), seeds, strict=True)
     )
-    concepts, report = tuning.tune(judge, searched, judged, seeds * len(options.regions))
+    strokes = (seeds[0] * len(options.regions), seeds[1] * len(options.regions))
+    concepts, report = tuning.tune(judge, searched, judged, strokes)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     tuning.write(folder.parent / CONCEPTS, concepts)

@@ -16,7 +16,7 @@ from canvas.bench import scores
 from canvas.bench.cases import Case
 from canvas.bench.methods import Bench, unpainted
 from canvas.bench.reader import Reader
-from canvas.concepts import Concept, fitted
+from canvas.concepts import Concept
 from canvas.painting import Brush
 from sae.files import write_json
 
@@ -24,12 +24,10 @@ SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
 GAINS: Final = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """How long a brush makes its vector: in lengths of the strokes that its block was trained under."""
-REFITTED: Final = (1.0, 2.0)
-"""The same for brushes made anew of the raw differences."""
 AS_GOOD: Final = 0.1
 """A brush whose merit is so near to the best one's is as good."""
-STROKES: Final = 6
-"""On which a concept's brush is searched, and on as many judged."""
+STROKES: Final = (6, 12)
+"""On how many a concept's brush is searched, and on how many judged."""
 MEANS: Final = (4.0,)
 """At other blocks: what the means of labelled features are multiplied with."""
 LABELLED: Final = 4
@@ -78,18 +76,8 @@ def own(bench: Bench, concept: Concept) -> list[Candidate]:
     """The concept's features, in their proportions, weaker and stronger."""
     brush = Candidate(concept.block, concept.features, concept.weights)
     length = bench.vector_of(concept).norm().item()
-    unit = bench.lengths.get(concept.block, length) / length
-    return [brush.scaled(unit * gain) for gain in GAINS]
-
-
-def refitted(bench: Bench, concept: Concept) -> list[Candidate]:
-    """As many features of its block, fitted to the raw difference that the concept makes."""
-    if (difference := bench.differences.get(concept.name)) is None:
-        return []
-    sae = bench.painter.sae(concept.block)
-    length = bench.lengths.get(concept.block, bench.vector_of(concept).norm().item())
-    features, weights = fitted(sae, difference, len(concept.features), length)
-    return [Candidate(concept.block, tuple(features), tuple(weights)).scaled(gain) for gain in REFITTED]
+    unit = bench.lengths.get(concept.block, length)
+    return [brush.scaled(unit / length * gain) for gain in GAINS]
 
 
 def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
@@ -138,11 +126,12 @@ class Judge:
 
 
 def tune(
-    judge: Judge, searched: Sequence[Case], judged: Sequence[Case], strokes: int = STROKES
+    judge: Judge, searched: Sequence[Case], judged: Sequence[Case], strokes: tuple[int, int] = STROKES
 ) -> tuple[list[Concept], dict[str, Any]]:
     """The painter's concepts with the best brush found for each, and the figures of all that was tried.
 
-    Of every concept the first ``strokes`` cases count where it is not there unpainted; one without any stays as it is.
+    Of every concept the first ``strokes`` of the cases to search and to judge count where it is not there unpainted;
+    one without any stays as it is.
     A concept's score becomes the share of the judged strokes that arrived; it is weak if its brush does not pass on
     them.
     """
@@ -150,7 +139,8 @@ def tune(
     report: dict[str, Any] = {}
     for concept in tqdm(judge.bench.painter.concepts, desc="concepts", mininterval=5):
         plain, others = (
-            judge.unpainted((c for c in cases if c.concept == concept.name), strokes) for cases in (searched, judged)
+            judge.unpainted((case for case in cases if case.concept == concept.name), count)
+            for cases, count in zip((searched, judged), strokes, strict=True)
         )
         if not plain or not others:
             concepts.append(concept)
@@ -161,8 +151,7 @@ def tune(
             if sum(figures.arrived == 1 and figures.passes for _, figures in tried) == 2:
                 break
         if not any(figures.passes for _, figures in tried):
-            others_made = refitted(judge.bench, concept) + elsewhere(judge.bench, concept)
-            tried += [(c, judge.figures(c.brush, plain)) for c in others_made]
+            tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
         best, found = chosen(tried)
         if not found.arrived:  # nothing is better than another
             best, found = tried[GAINS.index(1.0)]

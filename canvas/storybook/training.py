@@ -152,7 +152,7 @@ def fit(
     """Train ``module`` for a budget of minutes, from ``checkpoint`` if it is there; the last step leaves one.
 
     A budget larger than the one that the checkpoint was begun with is an extension: the learning rate and the average
-    of the weights start anew from there, and the checkpoint keeps the average of before.
+    of the weights start anew from there.
 
     Parameters: ``steppers`` are optimisers with their peak learning rates; ``losses(step)`` gives what to descend under
     the name ``loss`` and, under other names, what else to report, computed under autocast to ``dtype``; ``log`` is a
@@ -160,18 +160,15 @@ def fit(
     """
     average = Average(module, decay)
     budget, samples = Budget(minutes), 0
-    before: dict[str, Tensor] | None = None
     if state := load(checkpoint, device):
         module.load_state_dict(state["weights"])
         for (stepper, _), saved in zip(steppers, state["optimisers"], strict=True):
             stepper.load_state_dict(saved)
         average.restore(state["average"])
         place, samples = Place(state["step"], state["elapsed"], tuple(state.get("began", (0, 0.0)))), state["samples"]
-        before = state.get("before")
         if minutes > state.get("minutes", state["elapsed"] / 60):
             place = place.extended()
-            before = {name: value.clone() for name, value in average.weights.items()}
-            module.load_state_dict(before)
+            module.load_state_dict(average.weights)
             average.step = 0
         budget = Budget(minutes, place)
         torch.manual_seed(budget.step)
@@ -181,7 +178,6 @@ def fit(
             "weights": module.state_dict(),
             "optimisers": [stepper.state_dict() for stepper, _ in steppers],
             "average": average.state(),
-            "before": before,
             "step": budget.step,
             "samples": samples,
             "elapsed": budget.elapsed,
