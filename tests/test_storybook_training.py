@@ -17,9 +17,9 @@ from transformers import CLIPTokenizer
 
 from canvas import Painter
 from canvas.bench.reader import SIDE, Reader
-from canvas.storybook import data, dictionary, distil, export, feedback, generator, reader, restore, text, training, vae
+from canvas.storybook import data, dictionary, distil, export, generator, reader, restore, text, training, vae
 from canvas.storybook.muon import Muon, orthogonalise
-from canvas.storybook.vocabulary import CONCEPTS, GROUPS
+from canvas.storybook.vocabulary import CONCEPTS, GROUPS, OBJECTS
 from canvas.storybook.world import draw_scene
 from sae.atlas_table import AtlasTable
 from sae.bench import EvalConfig
@@ -36,7 +36,6 @@ def run(tmp_path_factory):
     vae.train(folder, 0.03, TINY_VAE, "cpu")
     data.prepare(folder, 4, "cpu", portion=4, batch=3, collages=2)
     generator.train(folder, 0.05, TINY, "cpu")
-    feedback.train(folder, 0.03, feedback.FeedbackConfig(batch=4), "cpu")
     return folder
 
 
@@ -92,11 +91,61 @@ def test_a_student_of_one_guided_step_need_not_learn_where_guidance_does_nothing
     stream = generator.Stream(run, tokenizer, cfg, 4)
     batch = stream.batch(0)
     empty = torch.from_numpy(stream.empty)
-    silent = batch._replace(ids=empty.expand_as(batch.ids), strokes=torch.zeros_like(batch.strokes))
+    silent = batch._replace(
+        ids=empty.expand_as(batch.ids), strokes=torch.zeros_like(batch.strokes), truth=torch.zeros_like(batch.truth)
+    )
     teacher.eval()
     one = distil.Distillation(teacher, teacher["unet"], empty, distil.DistilConfig(substeps=1))
     assert one(silent).item() == pytest.approx(0, abs=1e-9)
     assert one(batch).item() > 1e-6
+
+
+def test_the_teacher_of_a_pasted_ground_is_the_collage(run):
+    """The picture itself, where it is pasted and painted; a weak stroke only goes a part of the way."""
+    teacher, tokenizer, cfg = generator.trained(run)
+    stream = generator.Stream(run, tokenizer, cfg, 4)
+    batch = stream.batch(0)
+    losses = distil.Distillation(
+        teacher.eval(), teacher["unet"], torch.from_numpy(stream.empty), distil.DistilConfig(substeps=1)
+    )
+    words = teacher["encoder"](batch.ids).last_hidden_state
+    strokes = teacher["palette"].paint(batch.strokes)
+    times, signal = losses.levels.times[[1] * 4], losses.levels.signal[[1] * 4][..., None, None, None]
+
+    @torch.no_grad()
+    def target(share: float) -> torch.Tensor:
+        told = batch._replace(truth=torch.full_like(batch.truth, share))
+        return losses._guided(batch.latents, times, signal, words, strokes, told)
+
+    guided = target(0.0)
+    assert not torch.allclose(guided, batch.latents, atol=1e-2)
+    torch.testing.assert_close(target(1.0), batch.latents)
+    torch.testing.assert_close(target(0.5), (guided + batch.latents) / 2)
+
+
+def test_collages_come_as_often_as_asked_and_say_where_their_grounds_are(run):
+    _, tokenizer, cfg = generator.trained(run)
+    pasted = np.load(run / "pasted.npy")
+    collages = np.flatnonzero(pasted != data.NOTHING)
+    stream = generator.Stream(run, tokenizer, cfg, len(pasted) + 2 * len(collages), collages=3)
+    batch = stream.batch(0)
+    order = np.random.default_rng(0).permutation(stream.scenes)
+    assert sorted(order) == sorted([*range(len(pasted)), *collages, *collages])
+    for place, scene in enumerate(order):
+        truth, concept = batch.truth[place, 0], int(pasted[scene])
+        if scene not in collages or CONCEPTS[concept] in OBJECTS:
+            assert not truth.any()
+        else:
+            laid = batch.strokes[place, concept]
+            assert torch.all(truth <= laid.clamp(max=1)) and torch.equal(truth > 0, (laid > 0) & (truth > 0))
+
+
+def test_guidance_grows_with_a_stroke_until_it_is_whole():
+    strokes = torch.zeros(3, len(CONCEPTS), 16, 16)
+    strokes[:, 2, 4:7, 5:9] = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
+    half, whole, double = distil.near(strokes, 32)
+    assert torch.allclose(2 * half, whole) and torch.equal(whole, double)
+    assert whole.max() == 1 and whole[0, 10, 12] == 1 and not whole[0, 20:].any()
 
 
 def test_a_generator_is_kept_in_the_middle_of_its_training_and_goes_on(run, tmp_path):

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-STAGES = ("vae", "data", "generator", "feedback", "distil", "decoder", "export", "dictionary", "reader")
+STAGES = ("vae", "data", "generator", "distil", "decoder", "export", "dictionary", "reader")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,9 +35,6 @@ def parser() -> argparse.ArgumentParser:
         "--collages", type=int, default=4000, help="scenes with a thing of another one in them, drawn beside those"
     )
     train.add_argument("--minutes", type=float, default=95, help="the generator's budget")
-    train.add_argument(
-        "--feedback-minutes", type=float, default=7, help="the budget of the reader that distillation listens to"
-    )
     train.add_argument("--distil-minutes", type=float, default=60, help="the budget of learning to do with few steps")
     train.add_argument(
         "--decoder-minutes", type=float, default=15, help="more training of the decoder on fixed latents"
@@ -114,7 +111,7 @@ def measure_speed(scenes: int) -> None:
 
 
 def run_stages(args: argparse.Namespace, command: str) -> None:
-    from canvas.storybook import data, distil, export, feedback, generator, training, vae
+    from canvas.storybook import data, distil, export, generator, training, vae
 
     device = args.device or training.best_device()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -127,8 +124,6 @@ def run_stages(args: argparse.Namespace, command: str) -> None:
                 data.prepare(args.run, args.scenes, device, collages=args.collages)
             case "generator":
                 generator.train(args.run, args.minutes, device=device)
-            case "feedback":
-                feedback.train(args.run, args.feedback_minutes, device=device)
             case "distil":
                 distil.train(args.run, args.distil_minutes, device=device)
             case "decoder":

@@ -3,10 +3,8 @@
 Progressive distillation (Salimans and Ho, arXiv 2202.00512) of a guided sampler (Meng et al., arXiv 2210.03142), at the
 shipped number of steps only. Teacher and student are painted on with the same strokes, so what guidance does for a
 stroke is learnt as well: with a caption the teacher is guided everywhere, and in any case within reach of the strokes,
-the more so the stronger they are.
-
-Beside that the student paints pictures of its own, strokes of one scene on another one's caption, and what it makes of
-them at each step is read: it should show what the strokes ask for, as surely as they are strong (`feedback`).
+the more so the stronger they are. Where a collage has another scene's ground, sky or weather, which the teacher would
+not put there, the collage itself is the teacher.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from canvas.storybook import feedback, generator, training
+from canvas.storybook import generator, training
 from canvas.storybook.muon import Muon
 from canvas.storybook.strokes import StrokeConfig
 from sae.activations import block_module, block_output
@@ -39,20 +37,16 @@ class DistilConfig:
     guidance: float = 2.5
     """towards the caption"""
     emphasis: float = 3.5
-    """guidance towards strokes of strength 1, within their reach; it grows with their strength"""
-    strongest: float = 7.0
-    """guidance towards strokes, at most"""
+    """guidance towards strokes of strength 1 and more, within their reach; in proportion for weaker ones"""
     substeps: int = 2
     """steps of the teacher for one of the student's"""
+    collages: int = 4
+    """how often each collage comes in an epoch"""
     things: float = 3.0
     """weight of the loss on the cells of small things, against 1 elsewhere"""
     decay: float = 0.995
     strokes: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=0.5, weakest=0.25, strongest=2.4))
     """how both are painted on; the generator's own is for its training"""
-    answers: float = 0.05
-    """weight of the cross-entropy of what strokes bring; 0: nothing is read"""
-    asked: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=1.0, alone=1.0, weakest=0.2, strongest=2.8))
-    """the strokes that are read, on the student's own pictures"""
 
 
 class Levels(NamedTuple):
@@ -101,27 +95,20 @@ def painted(unet: UNet2DConditionModel, strokes: Tensor) -> Iterator[None]:
 
 
 def near(strokes: Tensor, size: int) -> Tensor:
-    """How strongly strokes [n, C, 16, 16] may be felt: [n, 1, size, size]."""
-    covered = F.interpolate(strokes.amax(1, keepdim=True), size=(size, size))
+    """How strongly, at most 1, strokes [n, C, 16, 16] may be felt: [n, 1, size, size], as far as
+    `canvas.steering.reach` says."""
+    covered = F.interpolate(strokes.amax(1, keepdim=True).clamp(max=1), size=(size, size))
     cell = max(1, size // 16)
     grown = F.max_pool2d(covered, 2 * cell + 1, 1, cell)
     return F.avg_pool2d(grown, 2 * cell + 1, 1, cell, count_include_pad=False)
 
 
-def reach(strokes: Tensor, size: int) -> Tensor:
-    """Where strokes [n, C, 16, 16] may be felt: [n, 1, size, size]; what `canvas.steering.reach` makes of masks."""
-    return near((strokes > 0).float(), size)
-
-
 class Distillation(nn.Module):
-    """The losses of a student on batches of scenes; the teacher is a run's generator."""
+    """The loss of a student on batches of scenes; the teacher is a run's generator."""
 
-    def __init__(
-        self, teacher: nn.ModuleDict, student: UNet2DConditionModel, empty: Tensor, cfg: DistilConfig,
-        reader: feedback.LatentReader | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, teacher: nn.ModuleDict, student: UNet2DConditionModel, empty: Tensor, cfg: DistilConfig) -> None:
         super().__init__()
-        self.teacher, self.student, self.cfg, self.reader = teacher, student, cfg, reader
+        self.teacher, self.student, self.cfg = teacher, student, cfg
         self.levels = levels(STEPS, cfg.substeps)
         self.register_buffer("empty", empty)
 
@@ -149,8 +136,8 @@ class Distillation(nn.Module):
         """The clean latents that take one step where the teacher comes to in several."""
         nothing = self.teacher["encoder"](self.empty[None]).last_hidden_state.expand_as(words)
         said = (batch.ids != self.empty).any(1)[:, None, None, None]
-        towards = (self.cfg.emphasis * near(batch.strokes, noisy.shape[-1])).clamp(max=self.cfg.strongest)
-        scale = torch.maximum(towards, self.cfg.guidance * said.float())
+        felt = near(batch.strokes, noisy.shape[-1])
+        scale = torch.maximum(self.cfg.emphasis * felt, self.cfg.guidance * said.float())
         told, laid = torch.cat([nothing, words]), torch.cat([torch.zeros_like(strokes), strokes])
         sample = noisy
         with painted(self.teacher["unet"], laid):
@@ -160,32 +147,8 @@ class Distillation(nn.Module):
                 )[0].float()
                 plain, full = both.chunk(2)
                 sample = step(sample, plain + scale * (full - plain), signal[:, i], signal[:, i + 1])
-        return clean_between(noisy, sample, signal[:, 0], signal[:, -1])
-
-    def unanswered(self, batch: generator.Batch, last: int) -> Tensor:
-        """What the strokes of ``batch`` fail to bring at the student's step ``last`` (from 0) on pictures of its own:
-        of each scene's strokes, on the caption of another one. As the engine does, it keeps what they do not reach.
-        """
-        assert self.reader is not None
-        times, signal = self.levels.times[:, 0], self.levels.signal[:, [0, -1]]
-        felt = reach(batch.strokes, batch.latents.shape[-1])
-        with torch.no_grad():
-            words = self.teacher["encoder"](batch.ids.roll(1, 0)).last_hidden_state
-            strokes = self.teacher["palette"].paint(batch.strokes)
-            plain = sample = torch.randn_like(batch.latents)
-            for i in range(last):
-                kept = self._clean(plain, int(times[i]), words, None)
-                plain = step(plain, kept, *signal[i])
-                told = self._clean(sample, int(times[i]), words, strokes)
-                sample = plain + felt * (step(sample, told, *signal[i]) - plain)
-            kept = self._clean(plain, int(times[last]), words, None)
-        told = self._clean(sample, int(times[last]), words, strokes)
-        return feedback.unanswered(self.reader(kept + felt * (told - kept)), batch.strokes)
-
-    def _clean(self, sample: Tensor, time: int, words: Tensor, strokes: Tensor | None) -> Tensor:
-        """What the student takes for the clean latents."""
-        with painted(self.student, torch.zeros_like(words[:, :1, :1, None]) if strokes is None else strokes):
-            return self.student(sample, time, encoder_hidden_states=words, return_dict=False)[0].float()
+        found = clean_between(noisy, sample, signal[:, 0], signal[:, -1])
+        return found.lerp(batch.latents, F.interpolate(batch.truth, size=noisy.shape[-2:]))
 
 
 def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device: str | None = None) -> None:
@@ -197,11 +160,8 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
     teacher = teacher.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher["unet"]).train().requires_grad_(True)
     dtype = training.best_dtype(device)
-    stream = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.strokes), cfg.batch)
-    asked = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.asked), cfg.batch)
-    empty = torch.from_numpy(stream.empty)
-    reader = feedback.trained(folder, teacher, empty) if cfg.answers else None
-    distillation = Distillation(teacher, student, empty, cfg, reader).to(device)
+    stream = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.strokes), cfg.batch, cfg.collages)
+    distillation = Distillation(teacher, student, torch.from_numpy(stream.empty), cfg).to(device)
     inner, rest = generator.sorted_parameters(student)
     steppers = [
         Muon(inner, cfg.learning_rate, dtype=dtype),
@@ -209,12 +169,7 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
     ]
 
     def losses(number: int) -> dict[str, Tensor]:
-        error = distillation(generator.Batch(*(x.to(device) for x in stream.batch(number))))
-        if reader is None:
-            return {"loss": error}
-        batch = generator.Batch(*(x.to(device) for x in asked.batch(number)))
-        missing = distillation.unanswered(batch, number % STEPS)
-        return {"loss": error + cfg.answers * missing, "error": error.detach(), "unanswered": missing.detach()}
+        return {"loss": distillation(generator.Batch(*(x.to(device) for x in stream.batch(number))))}
 
     training.fit(
         student, [(stepper, cfg.learning_rate) for stepper in steppers], losses, minutes,

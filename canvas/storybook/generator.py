@@ -103,12 +103,17 @@ class Batch(NamedTuple):
     """which cells show which concepts: bool [n, C, 16, 16]"""
     strokes: Tensor
     """which cells are painted with which concepts, times the strength: float32 [n, C, 16, 16]"""
+    truth: Tensor
+    """which cells show what is no thing and was pasted, as far as it is painted: float32 [n, 1, 16, 16], 0..1"""
 
 
 class Stream:
     """Batches of latents and token ids, shuffled anew every epoch by a seed, continued at any step."""
 
-    def __init__(self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig, batch: int) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig, batch: int, collages: int = 1
+    ) -> None:
+        """``collages`` is how often each of them comes in an epoch."""
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         captions: list[list[str]] = json.loads((folder / "captions.json").read_text())
         captions = captions + [[mirrored(t) for t in said] for said in captions]
@@ -125,11 +130,12 @@ class Stream:
         self.coverage = np.load(folder / "coverage.npy", mmap_mode="r")
         self.pasted = np.load(folder / "pasted.npy")
         self.cfg, self.size = cfg, batch
+        self.scenes = np.repeat(np.arange(len(self.latents)), np.where(self.pasted == NOTHING, 1, collages))
 
     def batch(self, step: int) -> Batch:
-        n, size = len(self.latents), self.size
+        n, size = len(self.scenes), self.size
         epoch, place = divmod(step, n // size)
-        order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
+        order = np.random.default_rng(epoch).permutation(self.scenes)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
         coverage = self.coverage[order].astype(np.float32) / 255
         pasted = [int(c) if c != NOTHING else None for c in self.pasted[order]]
@@ -137,11 +143,16 @@ class Stream:
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
         drop = np.where(strokes.any((1, 2, 3)), self.cfg.strokes.drop, self.cfg.drop)
         ids[rng.random(size) < drop] = self.empty
+        truth = np.zeros((size, 1, *coverage.shape[2:]), np.float32)
+        for i, c in enumerate(pasted):
+            if c is not None and not THINGS[c]:
+                truth[i, 0] = coverage[i, c] * strokes[i, c].clip(max=1)
         return Batch(
             torch.from_numpy(self.latents[order]).float(),
             torch.from_numpy(ids),
             torch.from_numpy(coverage >= COVERED),
             torch.from_numpy(strokes),
+            torch.from_numpy(truth),
         )
 
 
