@@ -128,7 +128,9 @@ def run_paint(options: argparse.Namespace) -> None:
         "rows": rows,
     }
     paint.write(options.out, facts)
-    paint.failures(bench, listed, rows).save(options.out / "failures.png")
+    (options.out / "failures.png").unlink(missing_ok=True)
+    if sheet := paint.failures(bench, listed, rows):
+        sheet.save(options.out / "failures.png")
     print(paint.table(facts["methods"]))
     print(paint.table(facts["concepts"]))
     print(

@@ -378,8 +378,10 @@ def test_failures_are_shown_beside_the_unpainted_picture(bench: Bench):
     rows = [{"method": "concept", "strength": 1.0, "arrived": came} for came in (True, False, False)]
     two = paint.failures(bench, listed, rows)
     one = paint.failures(bench, listed, [rows[0], rows[0], rows[2]])
+    assert two is not None and one is not None
     assert two.width == one.width
     assert two.tobytes() != one.tobytes()
+    assert paint.failures(bench, listed, [rows[0]] * 3) is None
 
 
 def test_the_command_says_what_is_missing(capsys):

@@ -106,10 +106,15 @@ def run_moved(bench: Bench, reader: Reader, cases: Sequence[Case]) -> list[dict[
     return rows
 
 
-def failures(bench: Bench, cases: Sequence[Case], rows: Sequence[dict[str, Any]], at_most: int = 24) -> Image.Image:
-    """The first strokes of ours that did not arrive: unpainted, with the region's outline, and painted."""
+def failures(
+    bench: Bench, cases: Sequence[Case], rows: Sequence[dict[str, Any]], at_most: int = 24
+) -> Image.Image | None:
+    """The first strokes of ours that did not arrive: unpainted, with the region's outline, and painted; None if all
+    did."""
     ours = [row for row in rows if row["method"] == "concept" and row["strength"] == 1.0]
     failed = [case for case, row in zip(cases, ours, strict=True) if not row["arrived"]][:at_most]
+    if not failed:
+        return None
     pictures, texts = [], []
     for case in failed:
         pictures += [_outlined(unpainted(bench, case), case), METHODS["concept"](bench, case)]
