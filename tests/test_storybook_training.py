@@ -91,53 +91,46 @@ def test_a_student_of_one_guided_step_need_not_learn_where_guidance_does_nothing
     stream = generator.Stream(run, tokenizer, cfg, 4)
     batch = stream.batch(0)
     empty = torch.from_numpy(stream.empty)
-    silent = batch._replace(
-        ids=empty.expand_as(batch.ids), strokes=torch.zeros_like(batch.strokes), truth=torch.zeros_like(batch.truth)
-    )
+    silent = batch._replace(ids=empty.expand_as(batch.ids), strokes=torch.zeros_like(batch.strokes))
     teacher.eval()
     one = distil.Distillation(teacher, teacher["unet"], empty, distil.DistilConfig(substeps=1))
     assert one(silent).item() == pytest.approx(0, abs=1e-9)
     assert one(batch).item() > 1e-6
 
 
-def test_the_teacher_of_a_pasted_ground_is_the_collage(run):
-    """The picture itself, where it is pasted and painted; a weak stroke only goes a part of the way."""
+def test_losses_count_more_on_what_was_pasted_and_on_small_things(run):
+    _, tokenizer, cfg = generator.trained(run)
+    pasted = np.load(run / "pasted.npy")
+    coverage = np.load(run / "coverage.npy") / 255
+    stream = generator.Stream(run, tokenizer, cfg, len(pasted))
+    batch = stream.batch(0)
+    order = np.random.default_rng(0).permutation(len(pasted))
+    assert set(order) == set(range(len(pasted))) and (pasted != data.NOTHING).sum() == 4
+    weight = generator.emphasis(batch, 3.0, 32)
+    for place, scene in enumerate(order):
+        shown = np.zeros((16, 16), bool) if pasted[scene] == data.NOTHING else coverage[scene, pasted[scene]] >= 0.3
+        assert np.array_equal(batch.pasted[place, 0].numpy(), shown)
+        small = [c for c, name in enumerate(CONCEPTS) if name in OBJECTS and (coverage[scene, c] >= 0.3).sum() <= 40]
+        told = shown | (coverage[scene, small] >= 0.3).any(0)
+        assert np.array_equal(weight[place, 0, ::2, ::2].numpy(), np.where(told, 3.0, 1.0))
+
+
+def test_the_teacher_is_shown_no_longer_stroke_than_it_knows(run, monkeypatch):
     teacher, tokenizer, cfg = generator.trained(run)
     stream = generator.Stream(run, tokenizer, cfg, 4)
     batch = stream.batch(0)
-    losses = distil.Distillation(
-        teacher.eval(), teacher["unet"], torch.from_numpy(stream.empty), distil.DistilConfig(substeps=1)
+    batch = batch._replace(strokes=4.0 * (batch.strokes > 0))
+    shown: list[torch.Tensor] = []
+    painted = distil.painted
+    monkeypatch.setattr(distil, "painted", lambda unet, strokes: [shown.append(strokes), painted(unet, strokes)][1])
+    teacher.eval()
+    distil.Distillation(teacher, teacher["unet"], torch.from_numpy(stream.empty), distil.DistilConfig(longest=2.0))(
+        batch
     )
-    words = teacher["encoder"](batch.ids).last_hidden_state
-    strokes = teacher["palette"].paint(batch.strokes)
-    times, signal = losses.levels.times[[1] * 4], losses.levels.signal[[1] * 4][..., None, None, None]
-
-    @torch.no_grad()
-    def target(share: float) -> torch.Tensor:
-        told = batch._replace(truth=torch.full_like(batch.truth, share))
-        return losses._guided(batch.latents, times, signal, words, strokes, told)
-
-    guided = target(0.0)
-    assert not torch.allclose(guided, batch.latents, atol=1e-2)
-    torch.testing.assert_close(target(1.0), batch.latents)
-    torch.testing.assert_close(target(0.5), (guided + batch.latents) / 2)
-
-
-def test_collages_come_as_often_as_asked_and_say_where_their_grounds_are(run):
-    _, tokenizer, cfg = generator.trained(run)
-    pasted = np.load(run / "pasted.npy")
-    collages = np.flatnonzero(pasted != data.NOTHING)
-    stream = generator.Stream(run, tokenizer, cfg, len(pasted) + 2 * len(collages), collages=3)
-    batch = stream.batch(0)
-    order = np.random.default_rng(0).permutation(stream.scenes)
-    assert sorted(order) == sorted([*range(len(pasted)), *collages, *collages])
-    for place, scene in enumerate(order):
-        truth, concept = batch.truth[place, 0], int(pasted[scene])
-        if scene not in collages or CONCEPTS[concept] in OBJECTS:
-            assert not truth.any()
-        else:
-            laid = batch.strokes[place, concept]
-            assert torch.all(truth <= laid.clamp(max=1)) and torch.equal(truth > 0, (laid > 0) & (truth > 0))
+    to_teacher, to_student = shown
+    silent, laid = to_teacher.chunk(2)
+    assert not silent.any() and laid.any()
+    torch.testing.assert_close(to_student, 2 * laid)
 
 
 def test_guidance_grows_with_a_stroke_until_it_is_whole():

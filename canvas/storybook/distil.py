@@ -3,8 +3,8 @@
 Progressive distillation (Salimans and Ho, arXiv 2202.00512) of a guided sampler (Meng et al., arXiv 2210.03142), at the
 shipped number of steps only. Teacher and student are painted on with the same strokes, so what guidance does for a
 stroke is learnt as well: with a caption the teacher is guided everywhere, and in any case within reach of the strokes,
-the more so the stronger they are. Where a collage has another scene's ground, sky or weather, which the teacher would
-not put there, the collage itself is the teacher.
+the more so the stronger they are. A stroke that is longer than any that the teacher was trained under is to do what the
+longest of these does.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ class DistilConfig:
     learning_rate: float = 8e-4
     guidance: float = 2.5
     """towards the caption"""
-    emphasis: float = 3.5
-    """guidance towards strokes of strength 1 and more, within their reach; in proportion for weaker ones"""
+    emphasis: float = 4.5
+    """guidance towards strokes of strength ``whole`` and more, within their reach; in proportion for weaker ones"""
+    whole: float = 1.5
+    longest: float = 2.0
+    """strength of the longest stroke that the teacher knows; it is shown none longer, whatever the student is shown"""
     substeps: int = 2
     """steps of the teacher for one of the student's"""
-    collages: int = 4
-    """how often each collage comes in an epoch"""
     things: float = 3.0
-    """weight of the loss on the cells of small things, against 1 elsewhere"""
+    """weight of the loss on the cells of small things and of what was pasted, against 1 elsewhere"""
     decay: float = 0.995
-    strokes: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=0.5, weakest=0.25, strongest=2.4))
-    """how both are painted on; the generator's own is for its training"""
+    strokes: StrokeConfig = field(default_factory=StrokeConfig)
+    """how both are painted on"""
 
 
 class Levels(NamedTuple):
@@ -122,12 +123,13 @@ class Distillation(nn.Module):
         noisy = signal[:, 0].sqrt() * batch.latents + (1 - signal[:, 0]).sqrt() * noise
         with torch.no_grad():
             words = self.teacher["encoder"](batch.ids).last_hidden_state
-            strokes = self.teacher["palette"].paint(batch.strokes)
-            target = self._guided(noisy, times, signal, words, strokes, batch)
+            paint = self.teacher["palette"].paint
+            strokes, known = paint(batch.strokes), paint(batch.strokes.clamp(max=self.cfg.longest))
+            target = self._guided(noisy, times, signal, words, known, batch)
         with painted(self.student, strokes):
             found = self.student(noisy, times[:, 0], encoder_hidden_states=words, return_dict=False)[0]
         weight = (signal[:, 0] / (1 - signal[:, 0])).clamp(1, 6)
-        weight = weight * generator.emphasis(batch.cells, self.cfg.things, noisy.shape[-1])
+        weight = weight * generator.emphasis(batch, self.cfg.things, noisy.shape[-1])
         return (weight * (found.float() - target).square()).mean()
 
     def _guided(
@@ -136,7 +138,7 @@ class Distillation(nn.Module):
         """The clean latents that take one step where the teacher comes to in several."""
         nothing = self.teacher["encoder"](self.empty[None]).last_hidden_state.expand_as(words)
         said = (batch.ids != self.empty).any(1)[:, None, None, None]
-        felt = near(batch.strokes, noisy.shape[-1])
+        felt = near(batch.strokes / self.cfg.whole, noisy.shape[-1])
         scale = torch.maximum(self.cfg.emphasis * felt, self.cfg.guidance * said.float())
         told, laid = torch.cat([nothing, words]), torch.cat([torch.zeros_like(strokes), strokes])
         sample = noisy
@@ -147,8 +149,7 @@ class Distillation(nn.Module):
                 )[0].float()
                 plain, full = both.chunk(2)
                 sample = step(sample, plain + scale * (full - plain), signal[:, i], signal[:, i + 1])
-        found = clean_between(noisy, sample, signal[:, 0], signal[:, -1])
-        return found.lerp(batch.latents, F.interpolate(batch.truth, size=noisy.shape[-2:]))
+        return clean_between(noisy, sample, signal[:, 0], signal[:, -1])
 
 
 def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device: str | None = None) -> None:
@@ -160,7 +161,7 @@ def train(folder: Path, minutes: float, cfg: DistilConfig | None = None, device:
     teacher = teacher.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher["unet"]).train().requires_grad_(True)
     dtype = training.best_dtype(device)
-    stream = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.strokes), cfg.batch, cfg.collages)
+    stream = generator.Stream(folder, tokenizer, replace(shape, strokes=cfg.strokes), cfg.batch)
     distillation = Distillation(teacher, student, torch.from_numpy(stream.empty), cfg).to(device)
     inner, rest = generator.sorted_parameters(student)
     steppers = [

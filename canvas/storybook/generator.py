@@ -48,8 +48,8 @@ class GeneratorConfig:
     snr_ceiling: float = 6.0
     """the loss on the clean latent is weighted by the signal-to-noise ratio, clamped to these (Min-SNR, 2303.09556)"""
     things: float = 3.0
-    """weight of the loss on the cells of small things, against 1 elsewhere: they are little of a picture and most of
-    what is looked at"""
+    """weight of the loss on the cells of small things and of what was pasted, against 1 elsewhere: they are little of a
+    picture and most of what is looked at"""
     decay: float = 0.999
     align: float = 0.3
     """weight of the alignment of the composition block with the world's masks (after REPA, 2410.06940); 0: none"""
@@ -103,17 +103,14 @@ class Batch(NamedTuple):
     """which cells show which concepts: bool [n, C, 16, 16]"""
     strokes: Tensor
     """which cells are painted with which concepts, times the strength: float32 [n, C, 16, 16]"""
-    truth: Tensor
-    """which cells show what is no thing and was pasted, as far as it is painted: float32 [n, 1, 16, 16], 0..1"""
+    pasted: Tensor
+    """which cells show what was pasted into a collage: bool [n, 1, 16, 16]"""
 
 
 class Stream:
     """Batches of latents and token ids, shuffled anew every epoch by a seed, continued at any step."""
 
-    def __init__(
-        self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig, batch: int, collages: int = 1
-    ) -> None:
-        """``collages`` is how often each of them comes in an epoch."""
+    def __init__(self, folder: Path, tokenizer: CLIPTokenizer, cfg: GeneratorConfig, batch: int) -> None:
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         captions: list[list[str]] = json.loads((folder / "captions.json").read_text())
         captions = captions + [[mirrored(t) for t in said] for said in captions]
@@ -130,12 +127,11 @@ class Stream:
         self.coverage = np.load(folder / "coverage.npy", mmap_mode="r")
         self.pasted = np.load(folder / "pasted.npy")
         self.cfg, self.size = cfg, batch
-        self.scenes = np.repeat(np.arange(len(self.latents)), np.where(self.pasted == NOTHING, 1, collages))
 
     def batch(self, step: int) -> Batch:
-        n, size = len(self.scenes), self.size
+        n, size = len(self.latents), self.size
         epoch, place = divmod(step, n // size)
-        order = np.random.default_rng(epoch).permutation(self.scenes)[place * size : (place + 1) * size]
+        order = np.random.default_rng(epoch).permutation(n)[place * size : (place + 1) * size]
         rng = np.random.default_rng((epoch, place))
         coverage = self.coverage[order].astype(np.float32) / 255
         pasted = [int(c) if c != NOTHING else None for c in self.pasted[order]]
@@ -143,16 +139,13 @@ class Stream:
         ids = self.ids[order, rng.integers(0, self.ids.shape[1], size)]
         drop = np.where(strokes.any((1, 2, 3)), self.cfg.strokes.drop, self.cfg.drop)
         ids[rng.random(size) < drop] = self.empty
-        truth = np.zeros((size, 1, *coverage.shape[2:]), np.float32)
-        for i, c in enumerate(pasted):
-            if c is not None and not THINGS[c]:
-                truth[i, 0] = coverage[i, c] * strokes[i, c].clip(max=1)
+        shown = [np.zeros(one.shape[1:]) if c is None else one[c] for one, c in zip(coverage, pasted, strict=True)]
         return Batch(
             torch.from_numpy(self.latents[order]).float(),
             torch.from_numpy(ids),
             torch.from_numpy(coverage >= COVERED),
             torch.from_numpy(strokes),
-            torch.from_numpy(truth),
+            torch.from_numpy(np.stack(shown)[:, None] >= COVERED),
         )
 
 
@@ -240,20 +233,24 @@ def losses_of(modules: nn.ModuleDict, signal: Tensor, batch: Batch, cfg: Generat
         predicted = modules["unet"](noisy, t, encoder_hidden_states=words, return_dict=False)[0]
     finally:
         handle.remove()
-    weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling) * emphasis(batch.cells, cfg.things, latents.shape[-1])
+    weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling) * emphasis(batch, cfg.things, latents.shape[-1])
     error = (weight * (predicted.float() - latents).square()).mean()
     modules["palette"].see(updates[0].detach(), batch.cells)
     return Losses(error, F.binary_cross_entropy_with_logits(modules["head"](updates[0]), batch.cells.float()))
 
 
-def emphasis(cells: Tensor, weight: float, size: int) -> Tensor:
-    """The weight of the loss at every place of a latent, [n, 1, size, size]: ``weight`` on small things, else 1.
+def emphasis(batch: Batch, weight: float, size: int) -> Tensor:
+    """The weight of the loss at every place of a latent, [n, 1, size, size]: ``weight`` on small things and on what was
+    pasted, else 1."""
+    chosen = small_things(batch.cells) | batch.pasted
+    return F.interpolate(1 + (weight - 1) * chosen.float(), size=(size, size))
 
-    A thing is small if it fills at most ``strokes.WIDE`` of the grid's ``cells``, bool [n, C, 16, 16].
-    """
+
+def small_things(cells: Tensor) -> Tensor:
+    """Which of the ``cells``, bool [n, C, 16, 16], show a thing that fills at most ``strokes.WIDE`` of them: bool
+    [n, 1, 16, 16]."""
     things = torch.from_numpy(THINGS).to(cells.device) & (cells.sum((2, 3)) <= WIDE)
-    small = (cells & things[:, :, None, None]).any(1, keepdim=True)
-    return F.interpolate(1 + (weight - 1) * small.float(), size=(size, size))
+    return (cells & things[:, :, None, None]).any(1, keepdim=True)
 
 
 def sorted_parameters(modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +19,13 @@ WIDE = 40
 
 @dataclass(frozen=True)
 class StrokeConfig:
-    share: float = 0.65
+    share: float = 0.5
     """of the scenes, the collages apart, that are painted on"""
     alone: float = 0.4
     """of those, the share on which a single concept is painted"""
-    weakest: float = 0.5
-    strongest: float = 2.0
-    """a stroke's strength, the likelier the stronger; 1 is the deviation of the block's updates from their mean"""
+    weakest: float = 0.25
+    strongest: float = 4.0
+    """a stroke's strength; 1 is the deviation of the block's updates from their mean"""
     drop: float = 0.5
     """share of the painted scenes whose caption is dropped"""
 
@@ -49,7 +48,7 @@ def lay(coverage: np.ndarray, rng: np.random.Generator, cfg: StrokeConfig, paste
     else:
         chosen = seen[rng.random(len(seen)) < rng.uniform(0.1, 0.8)]
     for c in chosen:
-        strength = cfg.weakest + (cfg.strongest - cfg.weakest) * math.sqrt(rng.random())
+        strength = rng.uniform(cfg.weakest, cfg.strongest)
         laid[c] = strength * shape(coverage[c], rng)
     return laid
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 
 from canvas.storybook import data, distil, generator, text
@@ -49,7 +50,8 @@ def validate(run: Path, scenes: int = 256, batch: int = 32, device: str = "cpu")
         weight = (a / (1 - a)).clamp(cfg.snr_floor, cfg.snr_ceiling)
         errors.append((weight * (found - latents).square()).mean(1, keepdim=True))
         cells = torch.from_numpy(np.stack([one.coverage for one in drawn[part]])) >= data.COVERED * 255
-        smalls.append(generator.emphasis(cells, 2.0, latents.shape[-1]) > 1)
+        small = generator.small_things(cells).float()
+        smalls.append(F.interpolate(small, size=latents.shape[-2:]) > 0)
     error, small = torch.cat(errors), torch.cat(smalls)
     parts = {"all": error, "things": error[small], "rest": error[~small]}
     return {name: round(values.mean().item(), 5) for name, values in parts.items()}
