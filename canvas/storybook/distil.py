@@ -39,15 +39,15 @@ class DistilConfig:
     emphasis: float = 4.5
     """guidance towards strokes of strength ``whole`` and more, within their reach; in proportion for weaker ones"""
     whole: float = 1.5
-    longest: float = 2.0
+    longest: float = StrokeConfig.strongest
     """strength of the longest stroke that the teacher knows; it is shown none longer, whatever the student is shown"""
     substeps: int = 2
     """steps of the teacher for one of the student's"""
     things: float = 3.0
     """weight of the loss on the cells of small things and of what was pasted, against 1 elsewhere"""
     decay: float = 0.995
-    strokes: StrokeConfig = field(default_factory=StrokeConfig)
-    """how both are painted on"""
+    strokes: StrokeConfig = field(default_factory=lambda: StrokeConfig(share=0.5, weakest=0.25, strongest=4.0))
+    """how the student is painted on; the generator's own is for its training"""
 
 
 class Levels(NamedTuple):
@@ -123,8 +123,8 @@ class Distillation(nn.Module):
         noisy = signal[:, 0].sqrt() * batch.latents + (1 - signal[:, 0]).sqrt() * noise
         with torch.no_grad():
             words = self.teacher["encoder"](batch.ids).last_hidden_state
-            paint = self.teacher["palette"].paint
-            strokes, known = paint(batch.strokes), paint(batch.strokes.clamp(max=self.cfg.longest))
+            laid = torch.cat([batch.strokes, batch.strokes.clamp(max=self.cfg.longest)])
+            strokes, known = self.teacher["palette"].paint(laid).chunk(2)
             target = self._guided(noisy, times, signal, words, known, batch)
         with painted(self.student, strokes):
             found = self.student(noisy, times[:, 0], encoder_hidden_states=words, return_dict=False)[0]

@@ -19,12 +19,12 @@ WIDE = 40
 
 @dataclass(frozen=True)
 class StrokeConfig:
-    share: float = 0.5
+    share: float = 0.65
     """of the scenes, the collages apart, that are painted on"""
     alone: float = 0.4
     """of those, the share on which a single concept is painted"""
-    weakest: float = 0.25
-    strongest: float = 4.0
+    weakest: float = 0.5
+    strongest: float = 2.0
     """a stroke's strength; 1 is the deviation of the block's updates from their mean"""
     drop: float = 0.5
     """share of the painted scenes whose caption is dropped"""
