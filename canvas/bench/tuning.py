@@ -22,9 +22,10 @@ from sae.files import write_json
 
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
-GAINS: Final = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
-"""How long a brush makes its vector: in lengths of the strokes that its block was trained under."""
-AS_GOOD: Final = 0.1
+GAINS: Final = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+"""How long a brush makes its vector, in deviations of its block's updates. The embedded model is distilled under strokes
+of 0.25 to 4, so that a slider at 2 stays within what it knows."""
+AS_GOOD: Final = 0.05
 """A brush whose merit is so near to the best one's is as good."""
 STROKES: Final = (6, 12)
 """On how many a concept's brush is searched, and on how many judged."""
