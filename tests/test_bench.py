@@ -310,11 +310,28 @@ def test_a_notch_above_the_weakest_that_arrives_is_chosen_and_judged_on_other_se
     )
     concepts, report = tuning.tune(Sees(Bench(bench.painter), None, kept), searched, judged)
     assert concepts[1:] == list(bench.painter.concepts[1:])
-    best = [gain for gain in tuning.GAINS if gain * total >= 2.5][:2]
+    arriving = [gain for gain in (*tuning.GAINS, *tuning.LONGER) if gain * total >= 2.5]
+    best = ([gain for gain in arriving if gain in tuning.GAINS] or arriving)[:2]
     assert (concepts[0].weak, bool(report[first.name]["passes"])) == (weak or not best, not weak and bool(best))
     if best:
         assert concepts[0].features == first.features
         assert sum(concepts[0].weights) == pytest.approx(best[-1] * total, rel=1e-3)
+
+
+@pytest.mark.parametrize(("needed", "chosen"), [(0.6, 1.0), (1.9, 2.0), (2.1, 4.0), (3.0, 4.0)])
+def test_strokes_longer_than_twice_are_a_last_resort(bench: Bench, needed: float, chosen: float):
+    """The slider doubles them, and training knew none longer than 4."""
+    first = bench.painter.concepts[0]
+    total = sum(first.weights)
+
+    class Needs(Sees):
+        def figures(self, brush, plain):
+            came = float(sum(weight for _, weight in brush.features) >= 0.99 * needed * total)
+            return tuning.Figures(came, came / 2, 0.9, 0.0)
+
+    searched, judged = ([cases.Case(first.name, *REST[:2], seed, "", "empty")] for seed in (1, 2))
+    (found, *_), _ = tuning.tune(Needs(Bench(bench.painter), None, 0.9), searched, judged)
+    assert sum(found.weights) == pytest.approx(chosen * total, rel=1e-3)
 
 
 def test_strokes_count_where_the_thing_is_not_there_unpainted(bench: Bench):
@@ -353,7 +370,7 @@ def test_what_never_arrives_stays_as_it_was(bench: Bench):
         first.weights,
         True,
     )
-    tried = [*tuning.GAINS, *tuning.elsewhere(bench, first)]
+    tried = [*tuning.GAINS, *tuning.LONGER, *tuning.elsewhere(bench, first)]
     assert len(report[first.name]["tried"]) == len(tried)
 
 

@@ -25,6 +25,8 @@ SEARCHED, JUDGED = 1000, 3000
 GAINS: Final = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 """How long a brush makes its vector, in deviations of its block's updates. The embedded model is distilled under strokes
 of 0.25 to 4, so that a slider at 2 stays within what it knows."""
+LONGER: Final = (2.8, 4.0)
+"""Where none of these passes: better a brush whose slider has nothing to say beyond 1 than none."""
 AS_GOOD: Final = 0.05
 """A brush whose merit is so near to the best one's is as good."""
 STROKES: Final = (6, 12)
@@ -73,12 +75,12 @@ class Figures:
         return self.arrived + 0.5 * self.iou - 0.5 * max(0.0, self.off_world) - (self.ssim_outside < KEEPS)
 
 
-def own(bench: Bench, concept: Concept) -> list[Candidate]:
+def own(bench: Bench, concept: Concept, gains: Sequence[float] = GAINS) -> list[Candidate]:
     """The concept's features, in their proportions, weaker and stronger."""
     brush = Candidate(concept.block, concept.features, concept.weights)
     length = bench.vector_of(concept).norm().item()
     unit = bench.lengths.get(concept.block, length)
-    return [brush.scaled(unit / length * gain) for gain in GAINS]
+    return [brush.scaled(unit / length * gain) for gain in gains]
 
 
 def elsewhere(bench: Bench, concept: Concept) -> list[Candidate]:
@@ -151,8 +153,9 @@ def tune(
             tried.append((candidate, judge.figures(candidate.brush, plain)))
             if sum(figures.arrived == 1 and figures.passes for _, figures in tried) == 2:
                 break
-        if not any(figures.passes for _, figures in tried):
-            tried += [(c, judge.figures(c.brush, plain)) for c in elsewhere(judge.bench, concept)]
+        for more in (own(judge.bench, concept, LONGER), elsewhere(judge.bench, concept)):
+            if not any(figures.passes for _, figures in tried):
+                tried += [(candidate, judge.figures(candidate.brush, plain)) for candidate in more]
         best, found = chosen(tried)
         if not found.arrived:  # nothing is better than another
             best, found = tried[GAINS.index(1.0)]
