@@ -23,8 +23,8 @@ from sae.files import write_json
 SEARCHED, JUDGED = 1000, 3000
 """First seeds; PaintBench has others."""
 GAINS: Final = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
-"""How long a brush makes its vector, in deviations of its block's updates. The embedded model is distilled under strokes
-of 0.25 to 4, so that a slider at 2 stays within what it knows."""
+"""How long a brush makes its vector, in deviations of its block's updates. The embedded model is distilled under
+strokes of 0.25 to 4, so that a slider at 2 stays within what it knows."""
 LONGER: Final = (2.8, 4.0)
 """Where none of these passes: better a brush whose slider has nothing to say beyond 1 than none."""
 AS_GOOD: Final = 0.05
